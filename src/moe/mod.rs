@@ -1,0 +1,3 @@
+//! The paper: gate, dispatch, exchange, experts, combine.
+pub mod dispatch;
+pub mod gate;
