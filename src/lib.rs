@@ -6,3 +6,4 @@
 
 pub mod comm;
 pub mod moe;
+pub mod device;
