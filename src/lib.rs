@@ -4,6 +4,10 @@
 //! sparse layers are `moe`, on a `device`, over ranks joined by `comm`; `results` keeps what comes out.
 #![deny(missing_docs)]
 
+pub mod checkpoint;
 pub mod comm;
-pub mod moe;
+pub mod decode;
 pub mod device;
+pub mod metrics;
+pub mod model;
+pub mod moe;

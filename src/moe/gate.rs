@@ -1,5 +1,6 @@
 //! The gate: from router logits to the experts of each token and their weights.
 
+use crate::device::exp;
 use anyhow::{bail, Result};
 
 /// The experts chosen for a run of tokens.
@@ -67,7 +68,7 @@ fn top2(logits: &[f32], routes: &mut Routes) -> Result<()> {
             second = e;
         }
     }
-    let odds = (logits[second] - logits[first]).exp();
+    let odds = exp(logits[second] - logits[first]);
     routes.experts.extend([first as u32, second as u32]);
     routes.weights.extend([1.0 / (1.0 + odds), odds / (1.0 + odds)]);
     Ok(())

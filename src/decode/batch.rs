@@ -1,0 +1,338 @@
+//! The running batch of one rank: sentences are encoded once, decoded step by step side by side, and make room for
+//! others as they end.
+
+use super::candidates::{candidates, Candidate};
+use super::search::{Hypothesis, Search, Settings};
+use super::slots::{Place, Slots};
+use super::trace::{Trace, Visit};
+use crate::device::KeyRows;
+use crate::metrics::meter::Phase;
+use crate::model::cache::{Caches, DecodeRow, SourceRow};
+use crate::model::EncoderDecoder;
+use crate::moe::Context;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// Fewest source tokens that a sentence counts for: bounds the number of sentences in flight.
+pub const LEAST_TOKENS: usize = 16;
+/// Memory for logits at a time.
+const LOGITS_BYTES: usize = 64 << 20;
+
+/// A sentence to translate, into one or several outputs.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Source tokens, specials included.
+    pub ids: Vec<u32>,
+    /// What is wanted of it.
+    pub outputs: Vec<Output>,
+}
+
+/// An output of a sentence.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The caller's number for it.
+    pub key: u64,
+    /// First token of the output, if it is given (the target language).
+    pub forced: Option<u32>,
+    /// Whether the routes of the source are credited to this output.
+    pub credits_source: bool,
+}
+
+/// A finished output.
+#[derive(Debug)]
+pub struct Finished {
+    /// The caller's number.
+    pub key: u64,
+    /// What the search found.
+    pub hypothesis: Hypothesis,
+    /// What the experts did, where it is kept.
+    pub trace: Option<Trace>,
+}
+
+/// How much a rank takes on at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Source tokens in flight (`--batch-tokens`).
+    pub tokens: usize,
+    /// Outputs in flight.
+    pub outputs: usize,
+}
+
+impl Limits {
+    /// Limits for a token budget, with at least one sentence of `outputs` outputs.
+    pub fn of(tokens: usize, outputs: usize) -> Limits {
+        Limits { tokens, outputs: (tokens / LEAST_TOKENS).max(1) * outputs.max(1) }
+    }
+
+    /// The most bytes the caches can come to hold: generated tokens of all outputs at full length, and source tokens.
+    pub fn cache_bytes(&self, settings: &Settings, layers: usize, d_model: usize) -> usize {
+        let own = self.outputs * settings.max_length.saturating_sub(1) * settings.beams;
+        (own + self.tokens) * Caches::row_bytes(layers, d_model)
+    }
+}
+
+/// One output in the making.
+struct Decoding {
+    output: Output,
+    search: Search,
+    own: usize,
+    /// Its source, by number.
+    source: usize,
+    trace: Option<Trace>,
+}
+
+/// Source rows that several outputs may share.
+struct SourceInUse {
+    rows: Range<usize>,
+    users: usize,
+}
+
+/// The running batch.
+pub struct Batch {
+    settings: Settings,
+    limits: Limits,
+    slots: Slots,
+    caches: Caches,
+    d_model: usize,
+    /// Tokenized, without a place yet.
+    queue: VecDeque<Request>,
+    /// With a place, to be encoded.
+    placed: Vec<(Request, Place)>,
+    sources: Vec<SourceInUse>,
+    active: Vec<Decoding>,
+    /// Mean tokens of a sentence so far, to guess how many rows fill the room.
+    mean: f64,
+    head_rows: Vec<f32>,
+}
+
+impl Batch {
+    /// An empty batch for a model.
+    pub fn new(settings: Settings, limits: Limits, model: &dyn EncoderDecoder) -> Batch {
+        let (layers, d_model) = (model.decoder_layers(), model.d_model());
+        let slot = settings.max_length.saturating_sub(1).max(1) * settings.beams;
+        Batch {
+            slots: Slots::new(limits.outputs, slot, limits.tokens),
+            caches: Caches::new(layers, d_model, limits.outputs * slot, limits.tokens),
+            settings,
+            limits,
+            d_model,
+            queue: VecDeque::new(),
+            placed: Vec::new(),
+            sources: Vec::new(),
+            active: Vec::new(),
+            mean: 32.0,
+            head_rows: Vec::new(),
+        }
+    }
+
+    /// Takes a sentence on.
+    pub fn push(&mut self, request: Request) {
+        self.mean += 0.01 * (request.ids.len() as f64 - self.mean);
+        self.queue.push_back(request);
+        self.place();
+    }
+
+    /// Sentences to ask for: as many as the free room is likely to hold, none while some still wait for a place.
+    pub fn wants(&self) -> u32 {
+        let tokens: usize = self.sources.iter().filter(|s| s.users > 0).map(|s| s.rows.len()).sum();
+        let free = self.limits.tokens.saturating_sub(tokens + self.waiting());
+        match self.queue.is_empty() {
+            true => (self.slots.free()).min((free as f64 / self.mean) as usize) as u32,
+            false => 0,
+        }
+    }
+
+    /// Source tokens that wait to be encoded.
+    pub fn waiting(&self) -> usize {
+        self.placed.iter().map(|(r, _)| r.ids.len()).sum()
+    }
+
+    /// Outputs being decoded.
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// The room for source tokens.
+    pub fn budget(&self) -> usize {
+        self.limits.tokens
+    }
+
+    /// Gives places to queued sentences, in order, as far as there is room.
+    fn place(&mut self) {
+        while let Some(request) = self.queue.front() {
+            let (tokens, outputs) = (request.ids.len(), request.outputs.len());
+            if self.active.is_empty() && self.placed.is_empty() && tokens > self.limits.tokens {
+                self.widen(tokens);
+            }
+            let Some(place) = self.slots.take(tokens, outputs) else { return };
+            let request = self.queue.pop_front().expect("there is a front");
+            self.placed.push((request, place));
+        }
+    }
+
+    /// Room for a single sentence longer than the budget; nothing is in flight now.
+    fn widen(&mut self, tokens: usize) {
+        let slot = self.settings.max_length.saturating_sub(1).max(1) * self.settings.beams;
+        self.limits.tokens = tokens;
+        self.slots = Slots::new(self.limits.outputs, slot, tokens);
+        let rows = tokens * 2 * self.d_model;
+        self.caches.cross.iter_mut().for_each(|c| *c = vec![0.0; rows]);
+    }
+
+    /// Encodes what waits; collective, with nothing where nothing does. `step` numbers the group's steps.
+    pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn EncoderDecoder, step: u64) {
+        let placed = std::mem::take(&mut self.placed);
+        let sources: Vec<SourceRow> =
+            placed.iter().map(|(r, p)| SourceRow { ids: &r.ids, first: p.source.start }).collect();
+        model.encode(ctx, &sources, &mut self.caches);
+        let layers = model.moe_layers().0.len();
+        let mut first = 0;
+        for (request, place) in placed {
+            let tokens = request.ids.len();
+            let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
+            let visit = routes.map(|r| Visit::of(step, &r[..layers], first, tokens));
+            first += tokens;
+            let source = self.add_source(place.source, request.outputs.len());
+            for (output, own) in request.outputs.into_iter().zip(place.own) {
+                let search = Search::new(&self.settings, output.forced);
+                let credits_source = output.credits_source;
+                let trace = visit.clone().map(|encoder| Trace { credits_source, encoder, decoder: Vec::new() });
+                self.active.push(Decoding { output, search, own, source, trace });
+            }
+        }
+    }
+
+    fn add_source(&mut self, rows: Range<usize>, users: usize) -> usize {
+        let source = SourceInUse { rows, users };
+        match self.sources.iter().position(|s| s.users == 0) {
+            Some(free) => {
+                self.sources[free] = source;
+                free
+            }
+            None => {
+                self.sources.push(source);
+                self.sources.len() - 1
+            }
+        }
+    }
+
+    /// Decodes every sentence one token further; collective, with nothing where there is nothing. Returns what ended.
+    pub fn step(&mut self, ctx: &mut Context, model: &mut dyn EncoderDecoder, step: u64) -> Vec<Finished> {
+        let beams = self.settings.beams;
+        let tables = self.tables();
+        let mut rows = Vec::new();
+        let mut tables_left = tables.iter();
+        for d in &self.active {
+            let source = &self.sources[d.source].rows;
+            for r in 0..d.search.rows() {
+                let ids = d.search.ids(r);
+                let position = ids.len() - 1;
+                let keys = match beams {
+                    1 => KeyRows::Range(d.own, ids.len()),
+                    _ => KeyRows::Table(tables_left.next().expect("a table a row")),
+                };
+                let row = d.own + position * beams + r;
+                let source = (source.start, source.len());
+                rows.push(DecodeRow { token: ids[position], position, row, keys, source });
+            }
+        }
+        let hidden = model.decode(ctx, &rows, &mut self.caches);
+        let (width, total) = (self.d_model, rows.len());
+        // Rows whose next token is given need no logits.
+        let mut wanted = Vec::new();
+        let mut at = 0;
+        self.head_rows.clear();
+        for (i, d) in self.active.iter().enumerate() {
+            for r in 0..d.search.rows() {
+                if d.search.forced().is_none() {
+                    wanted.push((i, r));
+                    self.head_rows.extend_from_slice(&hidden[at * width..(at + 1) * width]);
+                }
+                at += 1;
+            }
+        }
+        debug_assert_eq!(at, total);
+        let offered = self.offers(ctx, model, &wanted);
+        ctx.meter.lap(Phase::Head);
+        if ctx.failure.is_some() {
+            return Vec::new();
+        }
+        self.keep_routes(ctx, model, step);
+        self.advance(offered)
+    }
+
+    /// Cache rows of every hypothesis' tokens, the one about to be decoded last; none for greedy search, whose rows
+    /// lie side by side.
+    fn tables(&self) -> Vec<Vec<u32>> {
+        let beams = self.settings.beams;
+        if beams == 1 {
+            return Vec::new();
+        }
+        let table = |d: &Decoding, r: usize| -> Vec<u32> {
+            let path = d.search.path(r).iter().copied().chain([r as u32]);
+            path.enumerate().map(|(i, row)| (d.own + i * beams) as u32 + row).collect()
+        };
+        self.active.iter().flat_map(|d| (0..d.search.rows()).map(move |r| table(d, r))).collect()
+    }
+
+    /// Candidates of each wanted row, in order.
+    fn offers(&self, ctx: &mut Context, model: &dyn EncoderDecoder, wanted: &[(usize, usize)]) -> Vec<Vec<Candidate>> {
+        let found: Vec<OnceLock<anyhow::Result<Vec<Candidate>>>> = wanted.iter().map(|_| OnceLock::new()).collect();
+        ctx.device.head(&self.head_rows, model.head(), LOGITS_BYTES, |i, logits| {
+            let (d, r) = wanted[i];
+            let _ = found[i].set(candidates(&self.settings, self.active[d].search.ids(r), logits));
+        });
+        let mut offered = Vec::with_capacity(found.len());
+        for found in found {
+            match found.into_inner() {
+                Some(Ok(best)) => offered.push(best),
+                Some(Err(error)) => {
+                    ctx.failure.get_or_insert(error);
+                }
+                None => unreachable!("the head visits every row"),
+            }
+        }
+        offered
+    }
+
+    fn keep_routes(&mut self, ctx: &Context, model: &dyn EncoderDecoder, step: u64) {
+        let Some(routes) = &ctx.routes else { return };
+        let decoder = &routes[model.moe_layers().0.len()..];
+        let mut first = 0;
+        for d in &mut self.active {
+            if let Some(trace) = &mut d.trace {
+                trace.decoder.push(Visit::of(step, decoder, first, d.search.rows()));
+            }
+            first += d.search.rows();
+        }
+    }
+
+    /// Lets every search choose, and clears away those that ended.
+    fn advance(&mut self, offered: Vec<Vec<Candidate>>) -> Vec<Finished> {
+        let mut offered = offered.into_iter();
+        let mut finished = Vec::new();
+        let mut still = Vec::with_capacity(self.active.len());
+        for mut d in std::mem::take(&mut self.active) {
+            let choices = match d.search.forced() {
+                Some(token) => vec![vec![Candidate { token, logprob: 0.0 }]],
+                None => offered.by_ref().take(d.search.rows()).collect(),
+            };
+            match d.search.advance(&self.settings, &choices) {
+                None => still.push(d),
+                Some(hypothesis) => {
+                    self.slots.give_back_own(d.own);
+                    let source = &mut self.sources[d.source];
+                    source.users -= 1;
+                    if source.users == 0 {
+                        self.slots.give_back_source(source.rows.clone());
+                    }
+                    finished.push(Finished { key: d.output.key, hypothesis, trace: d.trace });
+                }
+            }
+        }
+        self.active = still;
+        self.place();
+        finished
+    }
+}

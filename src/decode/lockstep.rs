@@ -1,0 +1,125 @@
+//! What the ranks of a group tell each other before every step, and what all of them then do. Pure.
+
+/// One rank's state, sent to all others of its group before each step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Rows it would take on.
+    pub wants: u32,
+    /// Source tokens that wait to be encoded here.
+    pub waiting: u32,
+    /// Source tokens it has room for, all in all.
+    pub budget: u32,
+    /// Sentences being decoded here.
+    pub active: u32,
+    /// It has failed and will say why.
+    pub failed: bool,
+    /// It was asked to stop (a signal's number, 0 for none).
+    pub stop: u8,
+    /// From the group's leader: share of the work that the group has claimed, [`NO_SHARE`] for none, [`NO_MORE`] when
+    /// there are no others.
+    pub share: u64,
+}
+
+/// No share claimed in this step.
+pub const NO_SHARE: u64 = u64::MAX;
+/// All shares are claimed.
+pub const NO_MORE: u64 = u64::MAX - 1;
+
+/// Bytes of a report on the wire.
+pub const REPORT_BYTES: usize = 32;
+
+impl Report {
+    /// The report as bytes.
+    pub fn to_bytes(self) -> [u8; REPORT_BYTES] {
+        let mut bytes = [0; REPORT_BYTES];
+        for (i, number) in [self.wants, self.waiting, self.budget, self.active].into_iter().enumerate() {
+            bytes[4 * i..4 * i + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[16] = self.failed as u8;
+        bytes[17] = self.stop;
+        bytes[24..].copy_from_slice(&self.share.to_le_bytes());
+        bytes
+    }
+
+    /// The report that `bytes` hold.
+    pub fn from_bytes(bytes: &[u8]) -> Report {
+        let number = |i: usize| u32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"));
+        Report {
+            wants: number(0),
+            waiting: number(1),
+            budget: number(2),
+            active: number(3),
+            failed: bytes[16] != 0,
+            stop: bytes[17],
+            share: crate::comm::u64_at(&bytes[24..]),
+        }
+    }
+}
+
+/// What the whole group does next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Next {
+    /// A rank has failed: the lowest one that did.
+    Fail(usize),
+    /// Stop, by this signal: finish the segment in hand and leave.
+    Stop(u8),
+    /// Encode what waits (ranks with nothing take part with nothing), then decode a step if anyone has sentences.
+    Work {
+        /// An encoding phase comes first.
+        encode: bool,
+    },
+    /// Nothing to compute yet, but work may still come.
+    Idle,
+    /// All done.
+    Done,
+}
+
+/// Derives the group's next step from all ranks' reports; `exhausted` once no more rows can come. Every rank gets the
+/// same answer from the same reports.
+///
+/// Encoding is put off until a quarter of the group's room waits, so that it runs on many rows at once, unless nobody
+/// could decode meanwhile or nothing more will come.
+pub fn next(reports: &[Report], exhausted: bool) -> Next {
+    if let Some(rank) = reports.iter().position(|r| r.failed) {
+        return Next::Fail(rank);
+    }
+    if let Some(stop) = reports.iter().map(|r| r.stop).find(|&s| s != 0) {
+        return Next::Stop(stop);
+    }
+    let sum = |field: fn(&Report) -> u32| reports.iter().map(|r| u64::from(field(r))).sum::<u64>();
+    let (waiting, active) = (sum(|r| r.waiting), sum(|r| r.active));
+    match (waiting, active) {
+        (0, 0) if exhausted => Next::Done,
+        (0, 0) => Next::Idle,
+        _ => Next::Work { encode: waiting > 0 && (active == 0 || exhausted || 4 * waiting >= sum(|r| r.budget)) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_wire() {
+        let report = Report { wants: 1, waiting: 2, budget: 3, active: u32::MAX, failed: true, stop: 15, share: 1 << 40 };
+        assert_eq!(Report::from_bytes(&report.to_bytes()), report);
+        assert_eq!(Report::from_bytes(&Report::default().to_bytes()), Report::default());
+    }
+
+    #[test]
+    fn all_ranks_do_the_same() {
+        let idle = Report { budget: 100, ..Report::default() };
+        let waits = |n| Report { waiting: n, ..idle };
+        let busy = Report { active: 3, ..idle };
+        assert_eq!(next(&[idle, idle], true), Next::Done);
+        assert_eq!(next(&[idle, idle], false), Next::Idle);
+        assert_eq!(next(&[idle, waits(1)], false), Next::Work { encode: true }, "nobody could decode meanwhile");
+        assert_eq!(next(&[busy, waits(10)], false), Next::Work { encode: false });
+        assert_eq!(next(&[busy, waits(50)], false), Next::Work { encode: true });
+        assert_eq!(next(&[busy, waits(10)], true), Next::Work { encode: true });
+        assert_eq!(next(&[busy, idle], true), Next::Work { encode: false });
+        let failed = Report { failed: true, ..busy };
+        assert_eq!(next(&[Report { stop: 15, ..busy }, failed], false), Next::Fail(1));
+        assert_eq!(next(&[busy, Report { stop: 10, ..idle }], false), Next::Stop(10));
+    }
+}

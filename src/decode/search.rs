@@ -1,0 +1,119 @@
+//! Search settings, and what greedy and beam search have in common.
+
+use super::beam::Beams;
+use super::candidates::Candidate;
+use super::greedy::Greedy;
+
+/// When beam search ends (Hugging Face's `early_stopping`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// When no running beam is likely to get better than the worst finished one.
+    False,
+    /// As soon as there are as many finished hypotheses as beams.
+    True,
+    /// When no running beam can get better.
+    Never,
+}
+
+/// How to search. Names and defaults are Hugging Face's; lengths count the decoder's start token.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Beams; 1 is greedy search.
+    pub beams: usize,
+    /// Tokens of the longest output, the start token included.
+    pub max_length: usize,
+    /// Below this length no end of sentence is allowed, the start token included.
+    pub min_length: usize,
+    /// Exponent on the length that divides a beam's score.
+    pub length_penalty: f32,
+    /// When beam search ends.
+    pub early_stopping: EarlyStopping,
+    /// No sequence of this many tokens comes twice; 0 is off.
+    pub no_repeat_ngram: usize,
+    /// First token of every output.
+    pub start: u32,
+    /// Tokens that end a sentence.
+    pub eos: Vec<u32>,
+}
+
+impl Settings {
+    /// Candidates that each row must offer: enough that `beams` unfinished ones remain.
+    pub fn candidates(&self) -> usize {
+        match self.beams {
+            1 => 1,
+            n => n * (1 + self.eos.len()).max(2),
+        }
+    }
+}
+
+/// A finished output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hypothesis {
+    /// Tokens, the start token first.
+    pub ids: Vec<u32>,
+    /// Log-probability of each token after the start token; 0 for a forced one.
+    pub logprobs: Vec<f32>,
+    /// Greedy: the sum of log-probabilities. Beam: that sum over length to the power of the length penalty.
+    pub score: f32,
+    /// Which row of the step each token came from: the token at `ids[i]` was read by row `path[i]` of step `i`.
+    pub path: Vec<u32>,
+}
+
+/// One sentence's search.
+#[derive(Debug)]
+pub enum Search {
+    /// One hypothesis, always the likeliest token.
+    Greedy(Greedy),
+    /// Several hypotheses side by side.
+    Beam(Beams),
+}
+
+impl Search {
+    /// A search that has only the start token, `forced` being the token that must come next.
+    pub fn new(settings: &Settings, forced: Option<u32>) -> Search {
+        match settings.beams {
+            1 => Search::Greedy(Greedy::new(settings, forced)),
+            _ => Search::Beam(Beams::new(settings, forced)),
+        }
+    }
+
+    /// Hypotheses that need a decoding step.
+    pub fn rows(&self) -> usize {
+        match self {
+            Search::Greedy(_) => 1,
+            Search::Beam(b) => b.rows(),
+        }
+    }
+
+    /// Tokens of a hypothesis so far.
+    pub fn ids(&self, row: usize) -> &[u32] {
+        match self {
+            Search::Greedy(g) => g.ids(),
+            Search::Beam(b) => b.ids(row),
+        }
+    }
+
+    /// Which row of each earlier step a hypothesis stems from.
+    pub fn path(&self, row: usize) -> &[u32] {
+        match self {
+            Search::Greedy(g) => g.path(),
+            Search::Beam(b) => b.path(row),
+        }
+    }
+
+    /// The token that must come next, whatever the model says.
+    pub fn forced(&self) -> Option<u32> {
+        match self {
+            Search::Greedy(g) => g.forced(),
+            Search::Beam(b) => b.forced(),
+        }
+    }
+
+    /// Takes each row's candidates, best first; the result once the search has ended.
+    pub fn advance(&mut self, settings: &Settings, candidates: &[Vec<Candidate>]) -> Option<Hypothesis> {
+        match self {
+            Search::Greedy(g) => g.advance(settings, candidates[0][0]),
+            Search::Beam(b) => b.advance(settings, candidates),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Where a rank's time goes.
+
+use std::time::Instant;
+
+/// What a rank does with its time. Everything between two [`Meter::lap`]s counts for one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Router product, choice of experts.
+    Gate,
+    /// Plans: which row goes where, sorted by expert.
+    Dispatch,
+    /// Exchange of the row counts.
+    Sizes,
+    /// Exchange of rows, there and back.
+    Exchange,
+    /// The experts' products.
+    Experts,
+    /// Weighted sums of the experts' outputs.
+    Combine,
+    /// Self- and cross-attention with its projections, norms included.
+    Attention,
+    /// Dense feed-forward layers.
+    Dense,
+    /// Embedding, vocabulary product, choice of tokens.
+    Head,
+    /// Waiting for the other ranks to agree on the next step.
+    Schedule,
+    /// Reading and tokenizing.
+    Input,
+    /// Detokenizing and writing segments.
+    Output,
+    /// Reading and packing weights.
+    Load,
+}
+
+/// All phases with their names, in the order of the reports.
+pub const PHASES: [(Phase, &str); 13] = [
+    (Phase::Gate, "gate"),
+    (Phase::Dispatch, "dispatch"),
+    (Phase::Sizes, "sizes"),
+    (Phase::Exchange, "exchange"),
+    (Phase::Experts, "experts"),
+    (Phase::Combine, "combine"),
+    (Phase::Attention, "attention"),
+    (Phase::Dense, "dense"),
+    (Phase::Head, "head"),
+    (Phase::Schedule, "schedule"),
+    (Phase::Input, "input"),
+    (Phase::Output, "output"),
+    (Phase::Load, "load"),
+];
+
+/// Seconds and bytes by phase of one rank.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    last: Instant,
+    seconds: [f64; PHASES.len()],
+    bytes: [u64; PHASES.len()],
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Meter { last: Instant::now(), seconds: [0.0; PHASES.len()], bytes: [0; PHASES.len()] }
+    }
+}
+
+impl Meter {
+    /// Counts the time since the last lap for `phase`.
+    pub fn lap(&mut self, phase: Phase) {
+        let now = Instant::now();
+        self.seconds[phase as usize] += (now - self.last).as_secs_f64();
+        self.last = now;
+    }
+
+    /// Counts bytes that `phase` moved.
+    pub fn moved(&mut self, phase: Phase, bytes: usize) {
+        self.bytes[phase as usize] += bytes as u64;
+    }
+
+    /// Name, seconds and bytes of each phase.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, f64, u64)> + '_ {
+        PHASES.iter().map(|&(p, name)| (name, self.seconds[p as usize], self.bytes[p as usize]))
+    }
+}
+
+/// The most memory this process has ever held (VmHWM), in bytes; 0 where the system does not tell.
+pub fn peak_memory() -> u64 {
+    memory("VmHWM:")
+}
+
+/// The memory this process holds now (VmRSS), in bytes; 0 where the system does not tell.
+pub fn memory_now() -> u64 {
+    memory("VmRSS:")
+}
+
+fn memory(key: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix(key));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_stand_at_their_own_index_and_laps_add_up() {
+        assert!(PHASES.iter().enumerate().all(|(i, &(p, _))| p as usize == i));
+        let mut meter = Meter::default();
+        let start = meter.last;
+        meter.lap(Phase::Gate);
+        meter.lap(Phase::Experts);
+        meter.moved(Phase::Exchange, 7);
+        let total: f64 = meter.rows().map(|r| r.1).sum();
+        assert!((total - (meter.last - start).as_secs_f64()).abs() < 1e-9);
+        assert_eq!(meter.rows().find(|r| r.0 == "exchange").map(|r| r.2), Some(7));
+        assert!(peak_memory() >= memory_now() && memory_now() > 0);
+    }
+}

@@ -1,0 +1,2 @@
+//! What runs measure: quality, time and memory.
+pub mod meter;
