@@ -1,0 +1,3 @@
+//! Transformer families, one folder each.
+
+pub mod nllb_moe;
