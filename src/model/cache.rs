@@ -36,7 +36,7 @@ pub struct SourceRow<'a> {
 pub struct DecodeRow<'a> {
     /// The token.
     pub token: u32,
-    /// Tokens before it, the start token included.
+    /// Its position: tokens before it, the start token included.
     pub position: usize,
     /// Its own row in the cache.
     pub row: usize,

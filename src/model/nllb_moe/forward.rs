@@ -53,8 +53,10 @@ impl EncoderDecoder for NllbMoe {
         let tokens: usize = sources.iter().map(|s| s.ids.len()).sum();
         let mut b = std::mem::take(&mut self.buffers);
         let x = sized(&mut b.x, tokens * self.config.d_model);
-        let flat = sources.iter().flat_map(|s| s.ids.iter().enumerate());
-        self.embed(flat.map(|(p, &id)| (id, p)), x);
+        let pad = self.config.pad_token_id;
+        let numbered = |s: &SourceRow<'_>| positions(s.ids, pad);
+        let flat: Vec<(u32, usize)> = sources.iter().flat_map(numbered).collect();
+        self.embed(flat.into_iter(), x);
         let starts = sources.iter().scan(0, |at, s| Some((std::mem::replace(at, *at + s.ids.len()), s.ids.len())));
         let rows: Vec<KeyRows> = starts.flat_map(|(at, n)| (0..n).map(move |_| KeyRows::Range(at, n))).collect();
         ctx.meter.lap(Phase::Head);
@@ -84,15 +86,24 @@ impl EncoderDecoder for NllbMoe {
     }
 }
 
+/// A sentence's tokens with their positions: a padding token typed in the text takes none, as in the reference.
+fn positions(ids: &[u32], pad: u32) -> Vec<(u32, usize)> {
+    ids.iter().scan(0, |next, &id| Some((id, std::mem::replace(next, *next + (id != pad) as usize)))).collect()
+}
+
 impl NllbMoe {
-    /// Embedding times sqrt(d_model) plus position, for each (token, position in its sentence).
+    /// Embedding times sqrt(d_model) plus position, for each (token, position in its sentence). The padding token has
+    /// no position.
     fn embed(&mut self, tokens: impl Iterator<Item = (u32, usize)>, x: &mut [f32]) {
         let d = self.config.d_model;
         let scale = if self.config.scale_embedding { (d as f32).sqrt() } else { 1.0 };
         for ((id, position), row) in tokens.zip(x.chunks_exact_mut(d)) {
             self.embedding.embedding(id as usize, row);
-            let sinusoid = self.positions.row(position + FIRST_POSITION);
-            row.iter_mut().zip(sinusoid).for_each(|(x, p)| *x = *x * scale + p);
+            row.iter_mut().for_each(|x| *x *= scale);
+            if id != self.config.pad_token_id {
+                let sinusoid = self.positions.row(position + FIRST_POSITION);
+                row.iter_mut().zip(sinusoid).for_each(|(x, p)| *x += p);
+            }
         }
     }
 

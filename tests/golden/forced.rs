@@ -1,0 +1,86 @@
+//! Teacher forcing: log-probabilities and routes of given targets against the reference's.
+
+use crate::{device, floats, ids, Golden};
+use serde_json::Value;
+use sluicegate::comm::threads;
+use sluicegate::device::{log_sum_exp, KeyRows};
+use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
+use sluicegate::model::nllb_moe::NllbMoe;
+use sluicegate::model::EncoderDecoder;
+use sluicegate::moe::gate::Routes;
+use sluicegate::moe::Context;
+use std::sync::Mutex;
+
+/// Compares the routes of a run of tokens with the golden's: the same experts; equal weights.
+fn same_routes(golden: &Value, module: &str, at: usize, routes: &Routes) {
+    let wanted = &golden[&format!("model.{module}.ffn.router")];
+    for t in 0..routes.tokens() {
+        let row = t * routes.top_k..(t + 1) * routes.top_k;
+        let chosen: Vec<(u32, f64)> = row.map(|i| (routes.experts[i], f64::from(routes.weights[i]))).collect();
+        let weights = floats(&wanted["w"][at + t]);
+        let reference: Vec<(u32, f64)> = ids(&wanted["ids"][at + t]).into_iter().zip(weights).collect();
+        for (expert, weight) in reference {
+            let found = chosen.iter().find(|c| c.0 == expert).map(|c| c.1);
+            assert!(found.is_some_and(|w| (w - weight).abs() < 1e-4), "{module}, token {}: {chosen:?}, {expert} {weight}", at + t);
+        }
+    }
+}
+
+/// Log-probabilities of an item's labels, token by token; routes are checked on the way.
+fn score(model: &mut NllbMoe, ctx: &mut Context, item: &Value) -> Vec<f64> {
+    let (source, labels) = (ids(&item["score"]["src"]), ids(&item["score"]["labels"]));
+    let mut caches = Caches::new(model.decoder_layers(), model.d_model(), labels.len(), source.len());
+    let (encoder, decoder) = model.moe_layers();
+    model.encode(ctx, &[SourceRow { ids: &source, first: 0 }], &mut caches);
+    let routes = ctx.routes.clone().expect("routes are kept");
+    encoder.iter().zip(&routes).for_each(|(module, r)| same_routes(&item["routing"], module, 0, r));
+    let mut found = Vec::new();
+    for (position, &label) in labels.iter().enumerate() {
+        let token = if position == 0 { 2 } else { labels[position - 1] };
+        let (keys, source) = (KeyRows::Range(0, position + 1), (0, source.len()));
+        // The reference gives padding tokens typed in the text no position of their own.
+        let before = labels[..position].iter().take(position.saturating_sub(1));
+        let numbered = before.filter(|&&l| l != 1).count() + (position > 0) as usize;
+        let row = DecodeRow { token, position: numbered, row: position, keys, source };
+        let hidden = model.decode(ctx, &[row], &mut caches).to_vec();
+        let routes = ctx.routes.clone().expect("routes are kept");
+        let in_decoder = decoder.iter().zip(&routes[encoder.len()..]);
+        in_decoder.for_each(|(module, r)| same_routes(&item["routing"], module, position, r));
+        let logprob = Mutex::new(0.0);
+        ctx.device.head(&hidden, model.head(), 1 << 20, |_, logits| {
+            *logprob.lock().unwrap() = f64::from(logits[label as usize] - log_sum_exp(logits));
+        });
+        found.push(logprob.into_inner().unwrap());
+    }
+    found
+}
+
+fn play(name: &str) {
+    let Some(golden) = Golden::open(name) else { return };
+    threads::run(1, |comm| {
+        let device = device(2);
+        let mut model = golden.load(0, 1);
+        let (encoder, decoder) = model.moe_layers();
+        let mut ctx = Context::new(&device, comm, encoder.len() + decoder.len(), model.experts().0, true);
+        let mut worst = 0f64;
+        for (i, item) in golden.items().iter().enumerate() {
+            let found = score(&mut model, &mut ctx, item);
+            let wanted = floats(&item["score"]["logprobs"]);
+            assert_eq!(found.len(), wanted.len());
+            let gap = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(gap < 1e-4, "item {i}: {found:?} {wanted:?}");
+            worst = worst.max(gap);
+        }
+        println!("{name}: largest difference of a log-probability {worst:.1e}");
+    });
+}
+
+#[test]
+fn s1_gives_the_references_log_probabilities_and_routes() {
+    play("nllb-moe-s1");
+}
+
+#[test]
+fn s2_gives_the_references_log_probabilities_and_routes() {
+    play("nllb-moe-s2-bf16-shard-bias");
+}
