@@ -5,9 +5,12 @@
 #![deny(missing_docs)]
 
 pub mod checkpoint;
+pub mod cli;
 pub mod comm;
+pub mod corpus;
 pub mod decode;
 pub mod device;
+pub mod job;
 pub mod metrics;
 pub mod model;
 pub mod moe;

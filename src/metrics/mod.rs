@@ -1,2 +1,77 @@
-//! What runs measure: quality, time and memory.
+//! What runs measure. How good a translation is: BLEU and chrF, figure for figure as sacreBLEU 2.x computes them; where
+//! time and memory went: [`meter`].
+//!
+//! BLEU and chrF are sums over segments: a rank adds its rows to a [`bleu::BleuStats`] or [`chrf::ChrfStats`], stats are merged
+//! in any order (they hold whole numbers only), and the score is computed once at the end.
+
+pub mod bleu;
+pub mod chrf;
 pub mod meter;
+pub mod tokenize_13a;
+
+/// Python's `str.isspace`: Unicode's white space, and the four ASCII separators that Unicode leaves out.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+/// Python's `str.split()`: the pieces between runs of white space.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_space).filter(|w| !w.is_empty())
+}
+
+/// How many references the segments had: sacreBLEU's `nrefs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+enum References {
+    /// No segment yet.
+    #[default]
+    None,
+    /// As many for each.
+    Each(usize),
+    /// More for some than for others.
+    Varying,
+}
+
+impl References {
+    fn add(&mut self, count: usize) {
+        self.merge(&References::Each(count));
+    }
+
+    fn merge(&mut self, other: &References) {
+        *self = match (&*self, other) {
+            (a, References::None) => a.clone(),
+            (References::None, b) => b.clone(),
+            (References::Each(a), References::Each(b)) if a == b => References::Each(*a),
+            _ => References::Varying,
+        };
+    }
+
+    fn signature(&self) -> String {
+        match self {
+            References::None => "0".to_owned(),
+            References::Each(count) => count.to_string(),
+            References::Varying => "var".to_owned(),
+        }
+    }
+}
+
+/// The last key of a signature. The figures are sacreBLEU's; who computed them is said truly.
+fn version() -> String {
+    format!("version:sluice-{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Checks that each reference file has a line for each line of the system.
+fn same_length(hyps: usize, refs: &[Vec<&str>]) -> anyhow::Result<()> {
+    if refs.is_empty() {
+        anyhow::bail!("no reference to compare {hyps} lines with: give one or more");
+    }
+    for (i, reference) in refs.iter().enumerate() {
+        if reference.len() != hyps {
+            anyhow::bail!(
+                "reference {} has {} lines, while the output has {hyps}: they must belong together line by line",
+                i + 1,
+                reference.len()
+            );
+        }
+    }
+    Ok(())
+}
