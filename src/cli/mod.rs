@@ -1,0 +1,173 @@
+//! The command line: one definition a flag, from which the help, the config file and `docs/options.md` come.
+//!
+//! [`parse`] turns arguments into a checked [`Command`]; [`exit`] turns a job's end into an exit code.
+
+pub mod check;
+pub mod config_file;
+pub mod exit;
+pub mod log;
+pub mod markdown;
+pub mod translate;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+pub use translate::TranslateArgs;
+
+/// What stands under `sluice --help`: the exit codes, the environment, examples.
+const AFTER_HELP: &str = "\
+Exit codes:
+  0      done (also: nothing to do, or the reader of a pipe went away)
+  1      done, but some rows failed (with --on-error skip; their status in the output says so)
+  2      refused or failed: one line on stderr says why and what to do
+  128+n  ended by signal n after what was finished was kept (143: SIGTERM); the same command goes on from there
+
+Environment:
+  RUST_LOG   what is logged, e.g. RUST_LOG=sluicegate=debug (default: info)
+
+Examples:
+  mpirun -n 4 sluice translate --model nllb-moe-54b --source eng_Latn --target fra_Latn in.txt --output out.h5
+  sluice show out.h5 > out.txt
+  sluice doctor --model nllb-moe-54b";
+
+/// Run Mixture-of-Experts transformers over a corpus on MPI ranks; results in HDF5
+///
+/// Start it once, on as many ranks as you like, with mpirun or srun. Every rank holds the dense weights and a share of
+/// the experts. The result doesn't depend on the number of ranks, and a run that was stopped goes on with the same
+/// command.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, after_long_help = AFTER_HELP, args_override_self = true, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The jobs a user can run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Translate a text file, a sentence a line (or TSV, JSONL)
+    #[command(after_long_help = translate::AFTER_HELP)]
+    Translate(Box<TranslateArgs>),
+    /// Print the results in a finished output file
+    Show(ShowArgs),
+    /// Join the segments of a run into its output file (after --no-merge)
+    Merge(MergeArgs),
+    /// Say what this machine, this launch and this checkpoint offer, what is missing and what to do
+    Doctor(DoctorArgs),
+}
+
+/// Arguments of `sluice show`.
+#[derive(Debug, Clone, PartialEq, Args, Serialize)]
+pub struct ShowArgs {
+    /// The output file of a finished run
+    #[arg(value_name = "OUT.h5")]
+    pub path: PathBuf,
+
+    /// How to print rows: text is exactly one line per input line, tsv has a header line, jsonl has every field
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = ShowFormat::Text)]
+    pub format: ShowFormat,
+
+    /// Print a summary instead of rows: counts, scores, time per phase, the options used
+    #[arg(long)]
+    pub summary: bool,
+}
+
+/// How `sluice show` prints rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShowFormat {
+    /// The output text, one line per input line.
+    Text,
+    /// Tab-separated columns with a header line.
+    Tsv,
+    /// One JSON object a row, every field.
+    Jsonl,
+}
+
+/// Arguments of `sluice merge`.
+#[derive(Debug, Clone, PartialEq, Args, Serialize)]
+pub struct MergeArgs {
+    /// The folder of segments that the run left, e.g. out.h5.parts
+    #[arg(value_name = "OUT.h5.parts")]
+    pub parts: PathBuf,
+}
+
+/// Arguments of `sluice doctor`.
+#[derive(Debug, Clone, PartialEq, Args, Serialize)]
+pub struct DoctorArgs {
+    /// Also check this checkpoint: a Hugging Face folder with config.json and safetensors
+    #[arg(long, short, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+}
+
+/// Parses the arguments (the program's name first), with the config file that they name put before them, and checks
+/// what can be checked without touching files.
+///
+/// # Errors
+/// A [`clap::Error`] (also for `--help` and `--version`; see [`exit::refuse`]), or what is wrong with the config file
+/// or between options.
+pub fn parse<I, T>(arguments: I) -> Result<Cli>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString>,
+{
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let arguments = config_file::expand(&Cli::command(), arguments)?;
+    let cli = Cli::try_parse_from(arguments)?;
+    if let Command::Translate(arguments) = &cli.command {
+        check::options(arguments)?;
+    }
+    Ok(cli)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_translate_has_help_and_a_heading() {
+        let cli = Cli::command();
+        let translate = cli.find_subcommand("translate").unwrap();
+        for flag in translate.get_arguments() {
+            let name = flag.get_id().as_str();
+            assert!(flag.get_help().is_some(), "{name} has no help");
+            assert!(flag.get_help_heading().is_some(), "{name} has no heading");
+        }
+    }
+
+    #[test]
+    fn show_merge_and_doctor_parse() {
+        let Command::Show(show) = parse(["sluice", "show", "o.h5", "--format", "tsv", "--summary"])
+            .unwrap()
+            .command
+        else {
+            panic!("not show");
+        };
+        assert_eq!(
+            show,
+            ShowArgs {
+                path: "o.h5".into(),
+                format: ShowFormat::Tsv,
+                summary: true
+            }
+        );
+        let Command::Merge(merge) = parse(["sluice", "merge", "o.h5.parts"]).unwrap().command else {
+            panic!("not merge")
+        };
+        assert_eq!(merge.parts, PathBuf::from("o.h5.parts"));
+        let Command::Doctor(doctor) = parse(["sluice", "doctor", "--model", "m"]).unwrap().command else {
+            panic!("not doctor");
+        };
+        assert_eq!(doctor.model, Some("m".into()));
+    }
+}

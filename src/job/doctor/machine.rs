@@ -1,0 +1,203 @@
+//! The machine: processor, memory, GPU.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Finding, State};
+
+/// The processor's name and the instruction sets that Sluice's kernels can use.
+pub fn processor() -> Vec<Finding> {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpu_name(&info).unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH));
+    vec![Finding::new(State::Found, "processor", name), instruction_sets()]
+}
+
+/// The first `model name` of /proc/cpuinfo.
+fn cpu_name(info: &str) -> Option<String> {
+    let value = info.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(value.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
+/// What the running processor (and its operating system) can do.
+#[cfg(target_arch = "x86_64")]
+fn instruction_sets() -> Finding {
+    let all = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
+        ("avx512_vnni", is_x86_feature_detected!("avx512vnni")),
+    ];
+    let names = |there: bool| {
+        all.iter()
+            .filter(|(_, has)| *has == there)
+            .map(|(name, _)| *name)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let (has, lacks) = (names(true), names(false));
+    match (has.is_empty(), lacks.is_empty()) {
+        (_, true) => Finding::new(State::Found, "instructions", has),
+        (true, _) => Finding::new(State::Warning, "instructions", format!("none of {lacks}"))
+            .cure("the portable kernels run, slowly; use a processor with AVX2 or AVX-512"),
+        _ => Finding::new(State::Note, "instructions", format!("{has}; without {lacks}")),
+    }
+}
+
+/// Other processors run the portable kernels.
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_sets() -> Finding {
+    Finding::new(State::Note, "instructions", "no x86-64: the portable kernels run")
+}
+
+/// Memory that is available, and a limit that a container or a Slurm job sets.
+pub fn memory() -> Vec<Finding> {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+    let (Some(total), Some(available)) = (meminfo(&info, "MemTotal"), meminfo(&info, "MemAvailable")) else {
+        return vec![Finding::new(
+            State::Note,
+            "memory",
+            "the system doesn't say (/proc/meminfo)",
+        )];
+    };
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = memory_limit(Path::new("/sys/fs/cgroup"), &groups).filter(|limit| *limit < total);
+    let limit = limit
+        .map(|limit| format!("; limit of this job or container: {}", gib(limit)))
+        .unwrap_or_default();
+    vec![Finding::new(
+        State::Found,
+        "memory",
+        format!("{} of {} available{limit}", gib(available), gib(total)),
+    )]
+}
+
+/// A value of /proc/meminfo in bytes.
+fn meminfo(info: &str, name: &str) -> Option<u64> {
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// The smallest memory limit in bytes from the process's control group up to the root, of version 2 or 1.
+fn memory_limit(root: &Path, groups: &str) -> Option<u64> {
+    let mut limits = Vec::new();
+    for line in groups.lines() {
+        // hierarchy:controllers:path; version 2 has no controllers.
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (root, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            named if named.split(',').any(|name| name == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        let group = root.join(path.trim_start_matches('/'));
+        for folder in group.ancestors().take_while(|folder| folder.starts_with(&root)) {
+            let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+            // "max" in version 2, a number near 2^63 in version 1, mean no limit.
+            limits.extend(text.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 60));
+        }
+    }
+    limits.into_iter().min()
+}
+
+/// NVIDIA's driver and GPUs. This build computes on the processor.
+pub fn gpu() -> Vec<Finding> {
+    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let library = libcuda();
+    let mut found = match (&driver, &library) {
+        (None, None) => {
+            return vec![Finding::new(
+                State::Note,
+                "GPU",
+                "no NVIDIA driver; this build computes on the processor",
+            )]
+        }
+        (_, Some(library)) => format!("driver library {}", library.display()),
+        (Some(_), None) => "NVIDIA's kernel driver without its library libcuda.so.1".to_owned(),
+    };
+    let query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"];
+    match Command::new("nvidia-smi").args(query).output() {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            found += &text
+                .lines()
+                .map(|line| format!("; {}", line.trim()))
+                .collect::<String>();
+        }
+        _ => found += "; nvidia-smi is not there or finds none",
+    }
+    vec![Finding::new(State::Note, "GPU", found)
+        .cure("nothing: this build has no CUDA device yet and computes on the processor")]
+}
+
+/// Where the driver's library lies.
+fn libcuda() -> Option<PathBuf> {
+    let named = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/lib/wsl/lib",
+    ];
+    let folders = named.split(':').filter(|folder| !folder.is_empty()).chain(usual);
+    let mut libraries = folders.map(|folder| Path::new(folder).join("libcuda.so.1"));
+    libraries.find(|path| path.exists())
+}
+
+/// The file of a library that /proc/self/maps shows.
+pub fn mapped_library(maps: &str, name: &str) -> Option<String> {
+    let paths = maps.lines().filter_map(|line| Some(&line[line.find('/')?..]));
+    let is_it = |path: &&str| path.rsplit('/').next().is_some_and(|file| file.starts_with(name));
+    paths.filter(is_it).map(str::to_owned).min_by_key(String::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_files_are_understood() {
+        assert_eq!(
+            cpu_name("processor\t: 0\nmodel name\t: AMD EPYC 9R45\n"),
+            Some("AMD EPYC 9R45".to_owned())
+        );
+        assert_eq!(cpu_name("CPU part : 0xd40"), None);
+        let info = "MemTotal:       32 kB\nMemAvailable:   16 kB\n";
+        assert_eq!(
+            (meminfo(info, "MemTotal"), meminfo(info, "MemAvailable")),
+            (Some(32768), Some(16384))
+        );
+        assert_eq!(meminfo(info, "MemFree"), None);
+        let maps = "7f-80 r--p 00 00:1 5 /usr/lib/libhdf5_serial_hl.so.100\n7f-80 r--p 0 0 5 /usr/lib/libhdf5_serial.so.103.3.0\n7f r 0";
+        assert_eq!(
+            mapped_library(maps, "libhdf5").as_deref(),
+            Some("/usr/lib/libhdf5_serial_hl.so.100")
+        );
+        assert_eq!(mapped_library(maps, "libcuda"), None);
+    }
+
+    #[test]
+    fn the_tightest_memory_limit_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |folder: &str, file: &str, text: &str| {
+            let folder = root.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(file), text).unwrap();
+        };
+        put("slurm/job_1", "memory.max", "4096\n");
+        put("slurm/job_1/step_0", "memory.max", "max\n");
+        put("memory/box", "memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(memory_limit(root.path(), "0::/slurm/job_1/step_0\n"), Some(4096));
+        assert_eq!(memory_limit(root.path(), "5:cpu,memory:/box\n4:pids:/box\n"), None);
+        put("memory/box", "memory.limit_in_bytes", "1024\n");
+        assert_eq!(memory_limit(root.path(), "5:cpu,memory:/box\n0::/\n"), Some(1024));
+        assert_eq!(memory_limit(root.path(), "nonsense"), None);
+    }
+}

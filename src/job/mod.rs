@@ -1,0 +1,3 @@
+//! What a user runs, one file each.
+
+pub mod doctor;
