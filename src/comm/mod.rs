@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod launch;
 pub mod mpi;
+pub mod signal;
 pub mod threads;
 
 /// Rows for every rank in one go: what [`Comm::exchange`] moves.

@@ -18,6 +18,10 @@ pub struct Report {
     /// From the group's leader: share of the work that the group has claimed, [`NO_SHARE`] for none, [`NO_MORE`] when
     /// there are no others.
     pub share: u64,
+    /// Outputs it has finished.
+    pub rows: u64,
+    /// Tokens it has generated.
+    pub tokens: u64,
 }
 
 /// No share claimed in this step.
@@ -26,7 +30,7 @@ pub const NO_SHARE: u64 = u64::MAX;
 pub const NO_MORE: u64 = u64::MAX - 1;
 
 /// Bytes of a report on the wire.
-pub const REPORT_BYTES: usize = 32;
+pub const REPORT_BYTES: usize = 48;
 
 impl Report {
     /// The report as bytes.
@@ -37,7 +41,9 @@ impl Report {
         }
         bytes[16] = self.failed as u8;
         bytes[17] = self.stop;
-        bytes[24..].copy_from_slice(&self.share.to_le_bytes());
+        for (i, number) in [self.share, self.rows, self.tokens].into_iter().enumerate() {
+            bytes[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
+        }
         bytes
     }
 
@@ -52,6 +58,8 @@ impl Report {
             failed: bytes[16] != 0,
             stop: bytes[17],
             share: crate::comm::u64_at(&bytes[24..]),
+            rows: crate::comm::u64_at(&bytes[32..]),
+            tokens: crate::comm::u64_at(&bytes[40..]),
         }
     }
 }
@@ -101,7 +109,8 @@ mod tests {
 
     #[test]
     fn reports_survive_the_wire() {
-        let report = Report { wants: 1, waiting: 2, budget: 3, active: u32::MAX, failed: true, stop: 15, share: 1 << 40 };
+        let plain = Report { wants: 1, waiting: 2, budget: 3, active: u32::MAX, failed: true, ..Report::default() };
+        let report = Report { stop: 15, share: 1 << 40, rows: 5, tokens: u64::MAX, ..plain };
         assert_eq!(Report::from_bytes(&report.to_bytes()), report);
         assert_eq!(Report::from_bytes(&Report::default().to_bytes()), Report::default());
     }

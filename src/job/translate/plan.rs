@@ -1,0 +1,271 @@
+//! What a translation job is, settled before any work: settings, languages, input, identity. Rank 0 refuses here.
+
+use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
+use crate::checkpoint::{read_json, Checkpoint, StoredDtype};
+use crate::cli::translate::{self as flags, OnError, TranslateArgs};
+use crate::corpus::{self, Scan, Tokenizer, WindowLimits};
+use crate::decode::search::{EarlyStopping, Settings};
+use crate::device::Dtype;
+use crate::model::nllb_moe::{inventory, NllbMoeConfig};
+use crate::results::{DoneRows, JobIdentity, Opened, Parts};
+use anyhow::{bail, ensure, Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Map, Value};
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+/// The checkpoint and what follows from it; every rank opens its own.
+pub struct Model {
+    /// Tensors.
+    pub checkpoint: Checkpoint,
+    /// `config.json`
+    pub config: NllbMoeConfig,
+    /// `tokenizer.json`
+    pub tokenizer: Tokenizer,
+    /// How to search: the command line over the checkpoint's defaults.
+    pub settings: Settings,
+    /// Precision of weights and products.
+    pub dtype: Dtype,
+    /// What the user should know before the run.
+    pub warnings: Vec<String>,
+}
+
+/// What rank 0 tells the others.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The input; nothing if the job is finished already.
+    pub scan: Option<Scan>,
+    /// Which start of the job this is.
+    pub attempt: u32,
+    /// Finished outputs, as ranges.
+    pub done: Vec<(u64, u64)>,
+}
+
+impl Prepared {
+    /// The finished outputs.
+    ///
+    /// # Errors
+    /// When ranges overlap, which they never do.
+    pub fn done_rows(&self) -> Result<DoneRows> {
+        let mut done = DoneRows::default();
+        for &(first, end) in &self.done {
+            done.insert(first..end).map_err(|row| anyhow::anyhow!("row {row} is finished twice"))?;
+        }
+        Ok(done)
+    }
+}
+
+impl Model {
+    /// Opens and checks a checkpoint; no weights are read.
+    ///
+    /// # Errors
+    /// Anything amiss with it, or with settings that it doesn't know.
+    pub fn open(args: &TranslateArgs) -> Result<Model> {
+        let dir = &args.model;
+        let checkpoint = Checkpoint::open(dir)?;
+        let config = NllbMoeConfig::from_json(&read_json(dir, "config.json")?, &dir.join("config.json"))?;
+        inventory::check(&checkpoint, &config)?;
+        let tokenizer = Tokenizer::load(dir)?;
+        ensure!(
+            tokenizer.vocab_size() <= config.vocab_size,
+            "{}: tokenizer.json has {} tokens, config.json a vocab_size of {}: they don't belong together",
+            dir.display(),
+            tokenizer.vocab_size(),
+            config.vocab_size
+        );
+        let defaults = GenerationDefaults::load(dir)?;
+        let mut warnings: Vec<String> = config.drops_tokens().into_iter().collect();
+        warnings.extend(defaults.not_followed.iter().map(|what| {
+            format!("{}: generation_config.json asks for {what}, which is not followed", dir.display())
+        }));
+        let dtype = match (args.dtype, checkpoint.stored_dtype()) {
+            (Some(flags::Dtype::F32), _) => Dtype::F32,
+            (Some(flags::Dtype::Bf16), _) | (None, StoredDtype::Bf16) => Dtype::Bf16,
+            (None, _) => Dtype::F32,
+        };
+        let settings = settings(args, &defaults, &config)?;
+        Ok(Model { checkpoint, config, tokenizer, settings, dtype, warnings })
+    }
+}
+
+/// The command line over the checkpoint's defaults. Lengths count the decoder's start token.
+fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMoeConfig) -> Result<Settings> {
+    let max_length = match (args.max_new_tokens, args.max_length) {
+        (Some(new), _) => new + 1,
+        (None, Some(length)) => length,
+        (None, None) => defaults.length_limit(1),
+    };
+    let least_new = args.min_new_tokens.or(defaults.min_new_tokens).map_or(0, |n| n + 1);
+    let min_length = defaults.min_length.unwrap_or(0).max(least_new);
+    ensure!(
+        min_length <= max_length,
+        "--min-new-tokens: outputs of {} tokens at least and {} at most; lower one or raise --max-new-tokens",
+        min_length.saturating_sub(1),
+        max_length - 1
+    );
+    let early_stopping = match (args.early_stopping, defaults.early_stopping) {
+        (Some(flags::EarlyStopping::True), _) | (None, Stored::True) => EarlyStopping::True,
+        (Some(flags::EarlyStopping::False), _) | (None, Stored::False) => EarlyStopping::False,
+        (Some(flags::EarlyStopping::Never), _) | (None, Stored::Never) => EarlyStopping::Never,
+    };
+    let eos = if defaults.eos_token_ids.is_empty() { vec![config.eos_token_id] } else { defaults.eos_token_ids.clone() };
+    let settings = Settings {
+        beams: args.num_beams.unwrap_or(defaults.num_beams).max(1),
+        max_length,
+        min_length,
+        length_penalty: args.length_penalty.unwrap_or(defaults.length_penalty),
+        early_stopping,
+        no_repeat_ngram: args.no_repeat_ngram_size.unwrap_or(defaults.no_repeat_ngram_size),
+        start: defaults.decoder_start_token_id.unwrap_or(config.decoder_start_token_id),
+        eos,
+    };
+    ensure!(
+        settings.candidates() <= config.vocab_size,
+        "--num-beams: {} beams need {} candidates a step, the vocabulary has {}",
+        settings.beams,
+        settings.candidates(),
+        config.vocab_size
+    );
+    Ok(settings)
+}
+
+/// Rank 0, before any work: reads the input once, checks languages and references, and opens the output.
+///
+/// # Errors
+/// Everything that can be refused early: see `docs/inputs.md` and `docs/results.md`.
+pub fn prepare(args: &TranslateArgs, model: &Model) -> Result<(Prepared, Option<Parts>)> {
+    let input = stage(args)?;
+    corpus::refuse_overwrite(&input, &args.output)?;
+    log::info!("reading {}", input.display());
+    let scan = corpus::scan(&input, WindowLimits::default(), &mut |_, _| ())?;
+    if let (OnError::Fail, Some(refusal)) = (args.on_error, scan.refusal()) {
+        bail!("{refusal}");
+    }
+    languages(args, &scan, &model.tokenizer)?;
+    references(args, &scan)?;
+    let identity = identity(args, model, &scan)?;
+    Ok(match Parts::open_or_create(&args.output, &identity, args.overwrite)? {
+        Opened::AlreadyFinished => (Prepared::default(), None),
+        Opened::Ready { parts, attempt, kept_rows, done } => {
+            if kept_rows > 0 {
+                log::info!("resuming: {kept_rows} of {} rows are kept from earlier starts", identity.rows);
+            }
+            let done = done.ranges().map(|r| (r.start, r.end)).collect();
+            (Prepared { scan: Some(scan), attempt, done }, Some(parts))
+        }
+    })
+}
+
+/// Where standard input is kept for all ranks and for a resume: beside the output.
+pub fn spooled(args: &TranslateArgs) -> PathBuf {
+    let mut name = args.output.as_os_str().to_owned();
+    name.push(".stdin.txt");
+    name.into()
+}
+
+/// The input as a file: standard input is spooled; an empty one means what an earlier start has spooled.
+fn stage(args: &TranslateArgs) -> Result<PathBuf> {
+    if args.input != Path::new("-") {
+        return Ok(args.input.clone());
+    }
+    let spool = spooled(args);
+    let mut stdin = std::io::stdin().lock();
+    let empty = stdin.fill_buf().context("standard input")?.is_empty();
+    if !(empty && spool.exists()) {
+        corpus::spool(stdin, &spool)?;
+    }
+    Ok(spool)
+}
+
+/// Every language code that flags or rows name must be one of the tokenizer's.
+fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
+    for (flag, code) in args.source.iter().map(|c| ("--source", c)).chain(args.target.iter().map(|c| ("--target", c))) {
+        tokenizer.target_lang_id(code).with_context(|| format!("{flag} {code}"))?;
+    }
+    for (column, codes) in [("source_lang", &scan.source_langs), ("target_lang", &scan.target_langs)] {
+        for (code, line) in codes {
+            let place = || format!("{}, line {line}: {column} {code}", scan.path.display());
+            tokenizer.target_lang_id(code).with_context(place)?;
+        }
+    }
+    let rows = scan.rows > scan.blank;
+    ensure!(
+        !rows || args.source.is_some() || !scan.source_langs.is_empty(),
+        "--source is missing: the language of the input, e.g. --source eng_Latn (or a source_lang column in TSV or JSONL)"
+    );
+    ensure!(
+        !rows || !args.target.is_empty() || !scan.target_langs.is_empty(),
+        "--target is missing: the language to translate to, e.g. --target fra_Latn (or a target_lang column in TSV or JSONL)"
+    );
+    ensure!(
+        args.target.len() < 2 || scan.target_langs.is_empty(),
+        "--target names {} languages, and rows of {} name their own: leave one of them out",
+        args.target.len(),
+        scan.path.display()
+    );
+    Ok(())
+}
+
+/// One reference file for each target, a line for each row.
+fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
+    let (files, targets) = (args.references.len(), args.target.len().max(1));
+    ensure!(
+        files == 0 || files == targets,
+        "--references names {files} files for {targets} target languages: one for each, in their order"
+    );
+    for path in &args.references {
+        let found = corpus::scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        ensure!(
+            found.rows == scan.rows,
+            "--references {}: {} lines for {} rows of {}",
+            path.display(),
+            found.rows,
+            scan.rows,
+            scan.path.display()
+        );
+    }
+    Ok(())
+}
+
+/// What the results depend on, and what the file says about the job.
+fn identity(args: &TranslateArgs, model: &Model, scan: &Scan) -> Result<JobIdentity> {
+    let s = &model.settings;
+    let fields: Map<String, Value> = [
+        ("input_sha256", json!(scan.digest)),
+        ("source", json!(args.source)),
+        ("target", json!(args.target)),
+        ("dtype", json!(dtype_name(model.dtype))),
+        ("num_beams", json!(s.beams)),
+        ("max_length", json!(s.max_length)),
+        ("min_length", json!(s.min_length)),
+        ("length_penalty", json!(s.length_penalty)),
+        ("early_stopping", json!(format!("{:?}", s.early_stopping).to_lowercase())),
+        ("no_repeat_ngram_size", json!(s.no_repeat_ngram)),
+        ("on_error", json!(args.on_error)),
+        ("scores", json!(args.scores)),
+        ("routing", json!(args.routing)),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .into_iter()
+    .collect();
+    let mut config = serde_json::to_value(args)?;
+    if let Value::Object(config) = &mut config {
+        config.extend(fields.clone());
+    }
+    Ok(JobIdentity {
+        job: "translate".into(),
+        fields,
+        config,
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        model_sha256: model.checkpoint.sha256()?,
+        rows: scan.rows * args.target.len().max(1) as u64,
+    })
+}
+
+/// The name of a precision, as on the command line.
+pub fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+    }
+}
