@@ -1,5 +1,23 @@
 //! Which instruction set the kernels use.
+use std::sync::OnceLock;
+
 use anyhow::{bail, Result};
+
+use super::lanes::{Lanes, Plain};
+#[cfg(target_arch = "x86_64")]
+use super::lanes_x86::{Avx2, Avx512};
+
+/// Work written over [`Lanes`], to be run with one of them.
+pub(super) trait Kernel {
+    /// What it gives back.
+    type Out;
+    /// Does the work. Everything it calls that takes an `L` must be `#[inline(always)]`, closures included, so that it is
+    /// compiled with the CPU features of its caller.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and what the implementing type asks for holds.
+    unsafe fn run<L: Lanes>(self) -> Self::Out;
+}
 
 /// An instruction set that the kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +88,56 @@ impl Isa {
         }
     }
 
+    /// The instruction set of the functions that take no device: the detected one.
+    pub(super) fn standard() -> Isa {
+        static STANDARD: OnceLock<Isa> = OnceLock::new();
+        // A wrong SLUICE_ISA is reported by `Cpu::new`; bits don't depend on the choice here.
+        *STANDARD.get_or_init(|| Isa::detect().unwrap_or(Isa::available()[0]))
+    }
+
+    /// Runs `kernel` on this instruction set.
+    ///
+    /// # Safety
+    /// This machine has it (it is one of [`Isa::available`]), and what the kernel asks for holds.
+    pub(super) unsafe fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            // SAFETY: the caller vouches for the CPU and for the kernel.
+            Isa::Avx512 { bf16: true } => return unsafe { on_avx512_bf16(kernel) },
+            // SAFETY: as above.
+            Isa::Avx512 { bf16: false } => return unsafe { on_avx512(kernel) },
+            // SAFETY: as above.
+            Isa::Avx2 => return unsafe { on_avx2(kernel) },
+            Isa::Portable => {}
+        }
+        // SAFETY: plain Rust runs anywhere; the caller vouches for the kernel.
+        unsafe { kernel.run::<Plain>() }
+    }
+
     fn family(self) -> &'static str {
         self.name().split('+').next().unwrap_or_default()
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn on_avx512_bf16<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: the features are enabled here; the caller vouches for the kernel.
+    unsafe { kernel.run::<Avx512<true>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: as above.
+    unsafe { kernel.run::<Avx512<false>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: as above.
+    unsafe { kernel.run::<Avx2>() }
 }
 
 fn names(isas: &[Isa]) -> String {
