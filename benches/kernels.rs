@@ -104,7 +104,7 @@ fn experts(cpu: &Cpu, word: &str, dtype: Dtype, rows: usize) {
 fn attention(cpu: &Cpu, word: &str) {
     let (heads, head_dim) = (16, 64);
     let width = heads * head_dim;
-    for (queries, keys, shared) in [(64, 40, false), (256, 256, true)] {
+    for (queries, keys, shared) in [(64, 40, false), (32, 256, true)] {
         let (q, kv) = (
             values(queries * width),
             values(if shared { keys } else { queries * keys } * width),

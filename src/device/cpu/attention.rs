@@ -170,8 +170,18 @@ impl Kernel for OneHead<'_> {
         let scores = &mut self.scores[..rows.len()];
         let q = a.q.as_ptr().add(self.query * a.q_stride + offset);
         let k = a.k.as_ptr().add(offset);
-        for (i, score) in scores.iter_mut().enumerate() {
-            *score = a.scale * dot::<L>(q, k.add(rows.at(i) * a.kv_stride), d);
+        let whole = scores.len() / 4 * 4;
+        for i in (0..whole).step_by(4) {
+            let mut products = [L::splat(0.0); 4];
+            for (j, product) in products.iter_mut().enumerate() {
+                *product = dot::<L>(q, k.add(rows.at(i + j) * a.kv_stride), d);
+            }
+            for (j, sum) in L::sum_each(products).into_iter().enumerate() {
+                scores[i + j] = a.scale * sum;
+            }
+        }
+        for (i, score) in scores.iter_mut().enumerate().skip(whole) {
+            *score = a.scale * dot::<L>(q, k.add(rows.at(i) * a.kv_stride), d).sum();
         }
         let sum = exp_of_scores::<L>(scores);
         let inverse = L::splat(if sum == 0.0 { 0.0 } else { 1.0 / sum });
@@ -196,9 +206,9 @@ impl Kernel for OneHead<'_> {
     }
 }
 
-/// `a . b` over 16 lanes.
+/// `a . b` over 16 lanes, which are still to be summed.
 #[inline(always)]
-unsafe fn dot<L: Lanes>(a: *const f32, b: *const f32, len: usize) -> f32 {
+unsafe fn dot<L: Lanes>(a: *const f32, b: *const f32, len: usize) -> L {
     let mut sum = L::splat(0.0);
     let mut i = 0;
     while i + 16 <= len {
@@ -208,7 +218,7 @@ unsafe fn dot<L: Lanes>(a: *const f32, b: *const f32, len: usize) -> f32 {
     if i < len {
         sum = L::load_part(a.add(i), len - i, 0.0).fma(L::load_part(b.add(i), len - i, 0.0), sum);
     }
-    sum.sum()
+    sum
 }
 
 /// `inverse *` the sum over the rows, in order, of score times value, for `N` vectors of the head.

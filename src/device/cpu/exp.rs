@@ -210,19 +210,24 @@ mod tests {
         for n in [1, 5, 16, 17, 1000, 5000] {
             let row = wave(n);
             let alone: Vec<f32> = row.iter().map(|x| exp(*x)).collect();
+            // SAFETY: it is available.
             let (max, sum) = unsafe { Isa::Portable.run(MaxAndSum { row: &row }) };
             for isa in Isa::available() {
                 let mut whole = row.clone();
+                // SAFETY: it is available.
                 unsafe { isa.run(Exp { x: &mut whole }) };
                 assert_eq!(whole, alone, "{} {n}", isa.name());
                 assert_eq!(
+                    // SAFETY: it is available.
                     unsafe { isa.run(MaxAndSum { row: &row }) },
                     (max, sum),
                     "{} {n}",
                     isa.name()
                 );
                 let (mut ours, mut theirs) = (row.clone(), row.clone());
+                // SAFETY: it is available.
                 unsafe { isa.run(Softmax { row: &mut ours }) };
+                // SAFETY: it is available.
                 unsafe { Isa::Portable.run(Softmax { row: &mut theirs }) };
                 assert_eq!(ours, theirs, "{} {n}", isa.name());
             }

@@ -20,6 +20,8 @@ const STRIDE: usize = BLOCK + 16;
 const ROWS_BYTES: usize = 512 << 10;
 /// Rows that a task takes at least, where there are so many, however long they are.
 const MIN_ROWS: usize = 48;
+/// Vectors of outputs that a tile takes at most.
+const MOST_VECTORS: usize = 8;
 
 thread_local! {
     /// Packed rows and unfinished sums; grows, and is kept.
@@ -53,7 +55,7 @@ impl Product<'_> {
         let (rows, blocks) = (self.rows.len(), self.weights.steps().div_ceil(BLOCK));
         let words = blocks * rows * STRIDE;
         SCRATCH.with_borrow_mut(|scratch| {
-            let lines = words.div_ceil(16) + rows * 2 * PANEL / 16 * 4;
+            let lines = words.div_ceil(16) + rows * MOST_VECTORS;
             if scratch.len() < lines {
                 scratch.resize(lines, Line::default());
             }
@@ -80,7 +82,7 @@ struct Tiles<'a> {
     product: Product<'a>,
     /// `[blocks][rows][STRIDE]`
     packed: *mut u32,
-    /// `[rows][vectors of 16]`
+    /// `[rows][vectors][16]`
     sums: *mut f32,
 }
 
@@ -105,7 +107,7 @@ impl Tiles<'_> {
         let rows = self.product.rows.len();
         // Few rows have few chains of sums: take more outputs at once.
         let (wide, base) = match (L::WIDE, rows) {
-            (true, 1) => (8, 2),
+            (true, 1) => (MOST_VECTORS, 2),
             (true, 2 | 3) => (4, 2),
             (true, _) => (2, 2),
             (false, 1) => (4, 1),
@@ -273,13 +275,13 @@ impl Tile {
         for k in 0..self.count {
             let b: [*const u32; VECTORS] =
                 std::array::from_fn(|v| self.b.wrapping_add(v / 2 * self.panel + k * PANEL + v % 2 * 16));
-            for r in 0..ROWS {
+            for (r, acc) in acc.iter_mut().enumerate() {
                 let a = self.a.add(r * STRIDE + k).read();
-                for v in 0..VECTORS {
-                    acc[r][v] = if BF16 {
-                        acc[r][v].dot_pairs(a, b[v])
+                for (acc, b) in acc.iter_mut().zip(b) {
+                    *acc = if BF16 {
+                        acc.dot_pairs(a, b)
                     } else {
-                        L::splat(f32::from_bits(a)).fma(L::load(b[v].cast()), acc[r][v])
+                        L::splat(f32::from_bits(a)).fma(L::load(b.cast()), *acc)
                     };
                 }
             }

@@ -40,17 +40,7 @@ impl Isa {
     /// # Errors
     /// If `SLUICE_ISA` names none, or one that this machine lacks.
     pub fn detect() -> Result<Isa> {
-        let best = Isa::available();
-        match std::env::var("SLUICE_ISA").ok().as_deref() {
-            None | Some("") => Ok(best[0]),
-            Some(name) => match best.iter().find(|isa| isa.name() == name || isa.family() == name) {
-                Some(isa) => Ok(*isa),
-                None if ["avx512", "avx2", "portable"].contains(&name) => {
-                    bail!("SLUICE_ISA={name}: this machine has only {}; unset it", names(&best))
-                }
-                None => bail!("SLUICE_ISA={name}: expected avx512, avx2 or portable; correct or unset it"),
-            },
-        }
+        choose(std::env::var("SLUICE_ISA").ok().as_deref(), &Isa::available())
     }
 
     /// All instruction sets that this machine can run, the best first.
@@ -119,6 +109,21 @@ impl Isa {
     }
 }
 
+/// The first of `available` (which is never empty) that has the wanted name.
+fn choose(wanted: Option<&str>, available: &[Isa]) -> Result<Isa> {
+    let fits = |isa: &&Isa| wanted.is_none_or(|w| w.is_empty() || w == isa.name() || w == isa.family());
+    match (available.iter().find(fits), wanted.unwrap_or_default()) {
+        (Some(isa), _) => Ok(*isa),
+        (None, known @ ("avx512" | "avx2" | "avx512+bf16")) => {
+            bail!(
+                "SLUICE_ISA={known}: this machine has only {}; unset it",
+                names(available)
+            )
+        }
+        (None, other) => bail!("SLUICE_ISA={other}: expected avx512, avx2 or portable; correct or unset it"),
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn on_avx512_bf16<K: Kernel>(kernel: K) -> K::Out {
@@ -140,6 +145,33 @@ unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Out {
     unsafe { kernel.run::<Avx2>() }
 }
 
-fn names(isas: &[Isa]) -> String {
+pub(super) fn names(isas: &[Isa]) -> String {
     isas.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_is_chosen_unless_another_is_named() {
+        let all = [
+            Isa::Avx512 { bf16: true },
+            Isa::Avx512 { bf16: false },
+            Isa::Avx2,
+            Isa::Portable,
+        ];
+        for (wanted, found) in [
+            (None, 0),
+            (Some(""), 0),
+            (Some("avx512"), 0),
+            (Some("avx2"), 2),
+            (Some("portable"), 3),
+        ] {
+            assert_eq!(choose(wanted, &all).unwrap(), all[found], "{wanted:?}");
+        }
+        let refusal = |wanted| choose(Some(wanted), &all[2..]).unwrap_err().to_string();
+        assert!(refusal("avx512").contains("has only avx2, portable"));
+        assert!(refusal("sse2").contains("expected avx512, avx2 or portable"));
+    }
 }

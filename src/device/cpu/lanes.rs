@@ -67,6 +67,12 @@ pub(super) trait Lanes: Copy {
         l[0]
     }
 
+    /// [`Lanes::sum`] of each of four.
+    #[inline(always)]
+    unsafe fn sum_each(four: [Self; 4]) -> [f32; 4] {
+        [four[0].sum(), four[1].sum(), four[2].sum(), four[3].sum()]
+    }
+
     /// The largest lane that is a number; `-inf` if there is none.
     #[inline(always)]
     unsafe fn largest(self) -> f32 {

@@ -83,8 +83,11 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
-        let halves = _mm256_add_ps(_mm512_castps512_ps256(self.0), _mm512_extractf32x8_ps::<1>(self.0));
-        sum_of_8(halves)
+        sum_of_8(halves(self.0))
+    }
+    #[inline(always)]
+    unsafe fn sum_each([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        sum_each_of_8(halves(a.0), halves(b.0), halves(c.0), halves(d.0))
     }
 }
 
@@ -157,6 +160,15 @@ impl Lanes for Avx2 {
     unsafe fn sum(self) -> f32 {
         sum_of_8(_mm256_add_ps(self.0, self.1))
     }
+    #[inline(always)]
+    unsafe fn sum_each([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        sum_each_of_8(
+            _mm256_add_ps(a.0, a.1),
+            _mm256_add_ps(b.0, b.1),
+            _mm256_add_ps(c.0, c.1),
+            _mm256_add_ps(d.0, d.1),
+        )
+    }
 }
 
 /// The lower half of each pair of bfloat16, as f32.
@@ -190,6 +202,37 @@ unsafe fn dot_256(acc: __m256, a: u32, b: *const u32) -> __m256 {
     );
     let sum = _mm256_fmadd_ps(a_even, _mm256_castsi256_ps(even), acc);
     _mm256_fmadd_ps(a_odd, _mm256_castsi256_ps(odd), sum)
+}
+
+/// The top level of [`Lanes::sum`]: lanes 8 apart.
+#[inline(always)]
+unsafe fn halves(x: __m512) -> __m256 {
+    _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))
+}
+
+/// [`sum_of_8`] of each of four, side by side.
+#[inline(always)]
+unsafe fn sum_each_of_8(a: __m256, b: __m256, c: __m256, d: __m256) -> [f32; 4] {
+    let ab = _mm256_add_ps(
+        _mm256_permute2f128_ps::<0x20>(a, b),
+        _mm256_permute2f128_ps::<0x31>(a, b),
+    );
+    let cd = _mm256_add_ps(
+        _mm256_permute2f128_ps::<0x20>(c, d),
+        _mm256_permute2f128_ps::<0x31>(c, d),
+    );
+    let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+    let two = _mm256_add_ps(
+        _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)),
+        _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)),
+    );
+    // a, a, c, c, b, b, d, d
+    let one = _mm256_add_ps(two, _mm256_movehdup_ps(two));
+    let (ac, bd) = (_mm256_castps256_ps128(one), _mm256_extractf128_ps::<1>(one));
+    let mut sums = [0.0; 4];
+    let abcd = _mm_unpacklo_ps(_mm_shuffle_ps::<0b1000>(ac, ac), _mm_shuffle_ps::<0b1000>(bd, bd));
+    _mm_storeu_ps(sums.as_mut_ptr(), abcd);
+    sums
 }
 
 /// The lower levels of [`Lanes::sum`]: lanes 4 apart, then 2, then 1.

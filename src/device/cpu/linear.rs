@@ -15,7 +15,8 @@ const LARGE: usize = 1 << 18;
 pub enum Dtype {
     /// 32-bit float.
     F32,
-    /// bfloat16; activations are rounded to it before a product, sums are 32-bit.
+    /// bfloat16; activations are rounded to it before a product, sums are 32-bit. A CPU's own bfloat16 product takes two
+    /// inputs a step and reads subnormals as zero, so AVX-512 with it gives other last bits than the rest.
     Bf16,
 }
 

@@ -61,7 +61,7 @@ impl Cpu {
             Isa::available().contains(&isa),
             "instruction set {} is not on this machine, expected one of {}; let it be detected",
             isa.name(),
-            Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>().join(", ")
+            isa::names(&Isa::available())
         );
         Ok(Cpu {
             isa,
