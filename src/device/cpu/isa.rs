@@ -1,5 +1,23 @@
 //! Which instruction set the kernels use.
+use std::sync::OnceLock;
+
 use anyhow::{bail, Result};
+
+use super::lanes::{Lanes, Plain};
+#[cfg(target_arch = "x86_64")]
+use super::lanes_x86::{Avx2, Avx512};
+
+/// Work written over [`Lanes`], to be run with one of them.
+pub(super) trait Kernel {
+    /// What it gives back.
+    type Out;
+    /// Does the work. Everything it calls that takes an `L` must be `#[inline(always)]`, closures included, so that it is
+    /// compiled with the CPU features of its caller.
+    ///
+    /// # Safety
+    /// The CPU has the features of `L`, and what the implementing type asks for holds.
+    unsafe fn run<L: Lanes>(self) -> Self::Out;
+}
 
 /// An instruction set that the kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,17 +40,7 @@ impl Isa {
     /// # Errors
     /// If `SLUICE_ISA` names none, or one that this machine lacks.
     pub fn detect() -> Result<Isa> {
-        let best = Isa::available();
-        match std::env::var("SLUICE_ISA").ok().as_deref() {
-            None | Some("") => Ok(best[0]),
-            Some(name) => match best.iter().find(|isa| isa.name() == name || isa.family() == name) {
-                Some(isa) => Ok(*isa),
-                None if ["avx512", "avx2", "portable"].contains(&name) => {
-                    bail!("SLUICE_ISA={name}: this machine has only {}; unset it", names(&best))
-                }
-                None => bail!("SLUICE_ISA={name}: expected avx512, avx2 or portable; correct or unset it"),
-            },
-        }
+        choose(std::env::var("SLUICE_ISA").ok().as_deref(), &Isa::available())
     }
 
     /// All instruction sets that this machine can run, the best first.
@@ -70,11 +78,100 @@ impl Isa {
         }
     }
 
+    /// The instruction set of the functions that take no device: the detected one.
+    pub(super) fn standard() -> Isa {
+        static STANDARD: OnceLock<Isa> = OnceLock::new();
+        // A wrong SLUICE_ISA is reported by `Cpu::new`; bits don't depend on the choice here.
+        *STANDARD.get_or_init(|| Isa::detect().unwrap_or(Isa::available()[0]))
+    }
+
+    /// Runs `kernel` on this instruction set.
+    ///
+    /// # Safety
+    /// This machine has it (it is one of [`Isa::available`]), and what the kernel asks for holds.
+    pub(super) unsafe fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            // SAFETY: the caller vouches for the CPU and for the kernel.
+            Isa::Avx512 { bf16: true } => return unsafe { on_avx512_bf16(kernel) },
+            // SAFETY: as above.
+            Isa::Avx512 { bf16: false } => return unsafe { on_avx512(kernel) },
+            // SAFETY: as above.
+            Isa::Avx2 => return unsafe { on_avx2(kernel) },
+            Isa::Portable => {}
+        }
+        // SAFETY: plain Rust runs anywhere; the caller vouches for the kernel.
+        unsafe { kernel.run::<Plain>() }
+    }
+
     fn family(self) -> &'static str {
         self.name().split('+').next().unwrap_or_default()
     }
 }
 
-fn names(isas: &[Isa]) -> String {
+/// The first of `available` (which is never empty) that has the wanted name.
+fn choose(wanted: Option<&str>, available: &[Isa]) -> Result<Isa> {
+    let fits = |isa: &&Isa| wanted.is_none_or(|w| w.is_empty() || w == isa.name() || w == isa.family());
+    match (available.iter().find(fits), wanted.unwrap_or_default()) {
+        (Some(isa), _) => Ok(*isa),
+        (None, known @ ("avx512" | "avx2" | "avx512+bf16")) => {
+            bail!(
+                "SLUICE_ISA={known}: this machine has only {}; unset it",
+                names(available)
+            )
+        }
+        (None, other) => bail!("SLUICE_ISA={other}: expected avx512, avx2 or portable; correct or unset it"),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn on_avx512_bf16<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: the features are enabled here; the caller vouches for the kernel.
+    unsafe { kernel.run::<Avx512<true>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: as above.
+    unsafe { kernel.run::<Avx512<false>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: as above.
+    unsafe { kernel.run::<Avx2>() }
+}
+
+pub(super) fn names(isas: &[Isa]) -> String {
     isas.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_is_chosen_unless_another_is_named() {
+        let all = [
+            Isa::Avx512 { bf16: true },
+            Isa::Avx512 { bf16: false },
+            Isa::Avx2,
+            Isa::Portable,
+        ];
+        for (wanted, found) in [
+            (None, 0),
+            (Some(""), 0),
+            (Some("avx512"), 0),
+            (Some("avx2"), 2),
+            (Some("portable"), 3),
+        ] {
+            assert_eq!(choose(wanted, &all).unwrap(), all[found], "{wanted:?}");
+        }
+        let refusal = |wanted| choose(Some(wanted), &all[2..]).unwrap_err().to_string();
+        assert!(refusal("avx512").contains("has only avx2, portable"));
+        assert!(refusal("sse2").contains("expected avx512, avx2 or portable"));
+    }
 }

@@ -1,15 +1,22 @@
 //! Weights packed for the product kernels.
 use anyhow::{ensure, Result};
 use half::{bf16, f16};
+use rayon::prelude::*;
 
-use super::Epilogue;
+/// Outputs of a panel.
+pub(super) const PANEL: usize = 32;
+/// Inputs packed at once, so that what is written to stays in the first-level cache.
+const BLOCK: usize = 64;
+/// Elements from which on packing is worth several threads.
+const LARGE: usize = 1 << 18;
 
 /// The type that packed weights are held in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// 32-bit float.
     F32,
-    /// bfloat16; activations are rounded to it before a product, sums are 32-bit.
+    /// bfloat16; activations are rounded to it before a product, sums are 32-bit. A CPU's own bfloat16 product takes two
+    /// inputs a step and reads subnormals as zero, so AVX-512 with it gives other last bits than the rest.
     Bf16,
 }
 
@@ -39,11 +46,13 @@ impl Source<'_> {
         self.len() == 0
     }
 
-    fn at(&self, i: usize) -> f32 {
+    /// Elements `start..start + out.len()` as f32.
+    fn read(&self, start: usize, out: &mut [f32]) {
+        let range = start..start + out.len();
         match self {
-            Source::F32(s) => s[i],
-            Source::Bf16(s) => s[i].to_f32(),
-            Source::F16(s) => s[i].to_f32(),
+            Source::F32(s) => out.copy_from_slice(&s[range]),
+            Source::Bf16(s) => out.iter_mut().zip(&s[range]).for_each(|(o, w)| *o = w.to_f32()),
+            Source::F16(s) => out.iter_mut().zip(&s[range]).for_each(|(o, w)| *o = w.to_f32()),
         }
     }
 }
@@ -57,7 +66,16 @@ pub struct Part<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+/// A cache line of packed weights: 16 f32, or 16 pairs of bfloat16.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [u32; 16]);
+
 /// A linear layer `y = x W^T + b`, packed for the kernels.
+///
+/// Outputs are cut in panels of 32, the last one padded with zeros. A panel holds, input after input, the 32 weights:
+/// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`.
+#[derive(Clone)]
 pub struct Linear {
     /// Length of an input row (k).
     pub inputs: usize,
@@ -65,20 +83,20 @@ pub struct Linear {
     pub outputs: usize,
     /// What the weights are held in.
     pub dtype: Dtype,
-    weights: Vec<f32>,
+    lines: Vec<Line>,
+    /// Padded to whole panels.
     bias: Option<Vec<f32>>,
 }
 
 impl Linear {
     /// Packs `parts`, each `[outputs_i, inputs]`, stacked along the outputs; a part without bias among others with one
-    /// counts as bias zero.
+    /// counts as bias zero. Large ones are packed by all threads of the rayon pool that the caller is in.
     ///
     /// # Errors
     /// If a part is no whole number of rows of `inputs`, or its bias has another length than its rows.
     pub fn pack(inputs: usize, parts: &[Part<'_>], dtype: Dtype) -> Result<Linear> {
         ensure!(inputs > 0, "weights to pack: rows of 0 inputs, expected at least 1");
-        let mut weights = Vec::new();
-        let mut bias = parts.iter().any(|p| p.bias.is_some()).then(Vec::new);
+        let mut outputs = 0;
         for (i, part) in parts.iter().enumerate() {
             let (len, rows) = (part.weights.len(), part.weights.len() / inputs);
             ensure!(
@@ -92,47 +110,204 @@ impl Linear {
                     b.len()
                 );
             }
-            weights.extend((0..len).map(|j| match dtype {
-                Dtype::F32 => part.weights.at(j),
-                Dtype::Bf16 => bf16::from_f32(part.weights.at(j)).to_f32(),
-            }));
-            match (&mut bias, part.bias) {
-                (Some(bias), Some(b)) => bias.extend_from_slice(b),
-                (Some(bias), None) => bias.resize(bias.len() + rows, 0.0),
-                (None, _) => {}
-            }
+            outputs += rows;
+        }
+        let steps = steps(inputs, dtype);
+        let mut lines = vec![Line::default(); outputs.div_ceil(PANEL) * steps * 2];
+        let panels = |(i, panel): (usize, &mut [Line])| pack_panel(inputs, parts, dtype, i * PANEL, panel);
+        if outputs * inputs > LARGE && rayon::current_thread_index().is_some() {
+            lines.par_chunks_exact_mut(steps * 2).enumerate().for_each(panels);
+        } else {
+            lines.chunks_exact_mut(steps * 2).enumerate().for_each(panels);
         }
         Ok(Linear {
             inputs,
-            outputs: weights.len() / inputs,
+            outputs,
             dtype,
-            weights,
-            bias,
+            lines,
+            bias: stack_bias(inputs, parts, outputs),
         })
     }
 
     /// Memory held, in bytes.
     pub fn bytes(&self) -> usize {
-        self.weights.len() * 4
+        self.lines.len() * size_of::<Line>() + self.bias.as_ref().map_or(0, |b| b.len() * size_of::<f32>())
     }
 
-    /// Row `row` of the original `[outputs, inputs]` matrix as f32, so that an embedding tied to it needs no copy.
+    /// Row `row` of the original `[outputs, inputs]` matrix as f32 (rounded to the packed type), so that an embedding
+    /// tied to it needs no copy. `out` is `[inputs]`.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` has another length.
     pub fn embedding(&self, row: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self.weights[row * self.inputs..][..self.inputs]);
+        assert!(row < self.outputs, "row {row} of {} outputs", self.outputs);
+        assert_eq!(out.len(), self.inputs, "room for a row of other length");
+        let steps = self.steps();
+        let column = row % PANEL;
+        let lines = self.lines[row / PANEL * steps * 2..][..steps * 2]
+            .iter()
+            .skip(column / 16)
+            .step_by(2);
+        let words = lines.map(|line| line.0[column % 16]);
+        match self.dtype {
+            Dtype::F32 => out.iter_mut().zip(words).for_each(|(o, w)| *o = f32::from_bits(w)),
+            Dtype::Bf16 => out.chunks_mut(2).zip(words).for_each(|(pair, w)| {
+                for (o, bits) in pair.iter_mut().zip([w << 16, w & 0xffff_0000]) {
+                    *o = f32::from_bits(bits);
+                }
+            }),
+        }
     }
 
-    pub(super) fn row_naive(&self, x: &[f32], epi: Epilogue, out: &mut [f32]) {
-        for (j, y) in out.iter_mut().enumerate() {
-            let w = &self.weights[j * self.inputs..][..self.inputs];
-            let mut acc = w.iter().zip(x).fold(0.0, |acc: f32, (w, x)| x.mul_add(*w, acc));
-            if let Some(b) = &self.bias {
-                acc += b[j];
-            }
-            *y = match epi {
-                Epilogue::Store => acc,
-                Epilogue::Relu => acc.max(0.0),
-                Epilogue::Add => *y + acc,
-            };
+    /// Number of panels.
+    pub(super) fn panels(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    /// Steps of a kernel over the inputs: one a step, or a pair.
+    pub(super) fn steps(&self) -> usize {
+        steps(self.inputs, self.dtype)
+    }
+
+    /// The packed words.
+    pub(super) fn words(&self) -> *const u32 {
+        self.lines.as_ptr().cast()
+    }
+
+    /// The bias, padded to whole panels.
+    pub(super) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+}
+
+fn steps(inputs: usize, dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::F32 => inputs,
+        Dtype::Bf16 => inputs.div_ceil(2),
+    }
+}
+
+fn stack_bias(inputs: usize, parts: &[Part<'_>], outputs: usize) -> Option<Vec<f32>> {
+    parts.iter().find(|p| p.bias.is_some())?;
+    let mut stacked = Vec::with_capacity(outputs.next_multiple_of(PANEL));
+    for part in parts {
+        match part.bias {
+            Some(b) => stacked.extend_from_slice(b),
+            None => stacked.resize(stacked.len() + part.weights.len() / inputs, 0.0),
         }
+    }
+    stacked.resize(outputs.next_multiple_of(PANEL), 0.0);
+    Some(stacked)
+}
+
+/// Packs outputs `first..first + 32`.
+fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, panel: &mut [Line]) {
+    let mut columns = [None; PANEL];
+    let all = parts
+        .iter()
+        .flat_map(|p| (0..p.weights.len() / inputs).map(move |row| (p.weights, row * inputs)));
+    columns
+        .iter_mut()
+        .zip(all.skip(first))
+        .for_each(|(column, from)| *column = Some(from));
+    let mut read = [0.0; BLOCK];
+    for start in (0..inputs).step_by(BLOCK) {
+        let values = &mut read[..BLOCK.min(inputs - start)];
+        for (column, from) in columns.iter().enumerate() {
+            let Some((weights, offset)) = from else { break };
+            weights.read(offset + start, values);
+            let (half, lane) = (column / 16, column % 16);
+            match dtype {
+                Dtype::F32 => {
+                    for (i, w) in values.iter().enumerate() {
+                        panel[(start + i) * 2 + half].0[lane] = w.to_bits();
+                    }
+                }
+                Dtype::Bf16 => {
+                    for (i, pair) in values.chunks(2).enumerate() {
+                        panel[(start / 2 + i) * 2 + half].0[lane] = pack_pair(pair);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One or two values as bfloat16, rounded to nearest even, the first in the lower half.
+#[inline(always)]
+pub(super) fn pack_pair(pair: &[f32]) -> u32 {
+    let high = pair.get(1).map_or(0, |x| round_to_bf16(*x));
+    round_to_bf16(pair[0]) >> 16 | high
+}
+
+/// The bits of `x` rounded to bfloat16, as those of an f32. Written without a branch, so that it is vectorised.
+#[inline(always)]
+fn round_to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    // A NaN must not be carried over into infinity.
+    (if x.is_nan() { bits | 0x0040_0000 } else { rounded }) & 0xffff_0000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_half() {
+        for bits in (0..=u32::MAX).step_by(40_503) {
+            let x = f32::from_bits(bits);
+            let (ours, theirs) = (round_to_bf16(x) >> 16, u32::from(bf16::from_f32(x).to_bits()));
+            assert!(ours == theirs, "{bits:#x}: {ours:#x}, half has {theirs:#x}");
+        }
+    }
+
+    #[test]
+    fn embedding_gives_back_every_part() {
+        for (inputs, dtype) in [
+            (1, Dtype::F32),
+            (7, Dtype::F32),
+            (130, Dtype::F32),
+            (1, Dtype::Bf16),
+            (65, Dtype::Bf16),
+        ] {
+            let values: Vec<f32> = (0..inputs * 40).map(|i| i as f32 * 0.37 - 3.0).collect();
+            let halves: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+            let (a, b) = (Source::F32(&values[..inputs * 5]), Source::Bf16(&halves[inputs * 5..]));
+            let parts = [
+                Part { weights: a, bias: None },
+                Part {
+                    weights: b,
+                    bias: Some(&[1.0; 35]),
+                },
+            ];
+            let linear = Linear::pack(inputs, &parts, dtype).unwrap();
+            assert_eq!((linear.outputs, linear.panels()), (40, 2));
+            let mut row = vec![0.0; inputs];
+            for r in 0..40 {
+                linear.embedding(r, &mut row);
+                for (i, x) in row.iter().enumerate() {
+                    let exact = r < 5 && dtype == Dtype::F32;
+                    let at = r * inputs + i;
+                    assert_eq!(*x, if exact { values[at] } else { halves[at].to_f32() }, "row {r}, {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        let refused = |weights: &[f32], bias: Option<&[f32]>| {
+            let part = Part {
+                weights: Source::F32(weights),
+                bias,
+            };
+            Linear::pack(3, &[part], Dtype::F32)
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
+        };
+        assert!(refused(&[0.0; 7], None).contains("found 7 elements, expected a multiple of 3"));
+        assert!(refused(&[0.0; 6], Some(&[0.0; 3])).contains("found 3 elements, expected 2"));
     }
 }

@@ -1,0 +1,203 @@
+//! Speed of the CPU kernels: `cargo bench --bench kernels [-- WORD]` prints the lines that hold WORD.
+//!
+//! A line gives the best of several runs, in GFLOP/s and, for the weights read once, GB/s.
+use std::hint::black_box;
+use std::time::Instant;
+
+use sluicegate::device::{
+    exp_slice, log_sum_exp, top_k, Attend, Cpu, Dtype, Epilogue, Group, KeyRows, Linear, Part, Source,
+};
+
+/// Weights are cycled through, so that they come from memory as in a model: more than any cache holds.
+const MEMORY: usize = 192 << 20;
+
+fn main() {
+    let word = std::env::args()
+        .skip(1)
+        .find(|a| !a.starts_with('-'))
+        .unwrap_or_default();
+    for threads in [1, 2] {
+        // A thread of its own for each device: the thread that makes one becomes its first worker.
+        std::thread::scope(|scope| {
+            scope.spawn(|| match Cpu::new(threads) {
+                Ok(cpu) => all(&cpu, &word),
+                Err(e) => eprintln!("{e:#}"),
+            });
+        });
+    }
+}
+
+fn all(cpu: &Cpu, word: &str) {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for (k, n) in [(512, 1536), (1024, 4096), (4096, 1024)] {
+            let bytes = k * n * if dtype == Dtype::F32 { 4 } else { 2 };
+            for rows in [1, 4, 12, 64, 512] {
+                linear(cpu, word, "cache", dtype, [rows, k, n], 1);
+                linear(cpu, word, "memory", dtype, [rows, k, n], MEMORY / bytes);
+            }
+        }
+        for rows in [32, 128, 1024] {
+            experts(cpu, word, dtype, rows);
+        }
+    }
+    attention(cpu, word);
+    rows(cpu, word);
+}
+
+fn linear(cpu: &Cpu, word: &str, from: &str, dtype: Dtype, [rows, k, n]: [usize; 3], copies: usize) {
+    let name = format!("linear {dtype:?} {rows} x {k} x {n} from {from}");
+    if !name.contains(word) {
+        return;
+    }
+    let one = weights(k, n, dtype);
+    let w = vec![one; copies];
+    let (x, mut out) = (values(rows * k), vec![0.0; rows * n]);
+    let mut next = 0;
+    measure(
+        cpu,
+        word,
+        &name,
+        2.0 * (rows * k * n) as f64,
+        w[0].bytes() as f64,
+        || {
+            cpu.linear(black_box(&x), &w[next], Epilogue::Store, &mut out);
+            next = (next + 1) % w.len();
+        },
+    );
+}
+
+/// 32 experts of which each has 0.5 / its number of the rows, and the last ones none.
+fn experts(cpu: &Cpu, word: &str, dtype: Dtype, rows: usize) {
+    let (k, n) = (512, 1536);
+    let name = format!("experts {dtype:?} {rows} x {k} x {n}, 32 ragged");
+    let w: Vec<Linear> = (0..32).map(|_| weights(k, n, dtype)).collect();
+    let mut start = 0;
+    let groups: Vec<Group> = w
+        .iter()
+        .enumerate()
+        .map(|(e, weights)| {
+            let end = if e == 23 {
+                rows
+            } else {
+                (start + rows / (2 * (e + 1))).min(rows)
+            };
+            let group = Group {
+                weights,
+                rows: start..end,
+            };
+            start = end;
+            group
+        })
+        .collect();
+    let source: Vec<u32> = (0..rows as u32).map(|r| (r * 7) % rows as u32).collect();
+    let (x, mut out) = (values(rows * k), vec![0.0; rows * n]);
+    let bytes = groups
+        .iter()
+        .filter(|g| !g.rows.is_empty())
+        .map(|g| g.weights.bytes())
+        .sum::<usize>();
+    measure(cpu, word, &name, 2.0 * (rows * k * n) as f64, bytes as f64, || {
+        cpu.grouped_linear(black_box(&x), Some(&source), &groups, Epilogue::Relu, &mut out);
+    });
+}
+
+fn attention(cpu: &Cpu, word: &str) {
+    let (heads, head_dim) = (16, 64);
+    let width = heads * head_dim;
+    for (queries, keys, shared) in [(64, 40, false), (32, 256, true)] {
+        let (q, kv) = (
+            values(queries * width),
+            values(if shared { keys } else { queries * keys } * width),
+        );
+        let mut out = vec![0.0; queries * width];
+        let rows: Vec<_> = (0..queries)
+            .map(|i| KeyRows::Range(if shared { 0 } else { i * keys }, keys))
+            .collect();
+        let name = format!(
+            "attend {queries} queries x {keys} keys{}",
+            if shared { " shared" } else { "" }
+        );
+        let flops = 4.0 * (queries * keys * width) as f64;
+        measure(cpu, word, &name, flops, 8.0 * kv.len() as f64, || {
+            cpu.attend(Attend {
+                q: &q,
+                q_stride: width,
+                k: &kv,
+                v: &kv,
+                kv_stride: width,
+                heads,
+                head_dim,
+                scale: 0.125,
+                rows: &rows,
+                out: &mut out,
+            });
+        });
+    }
+}
+
+/// Work on single rows, in elements rather than operations.
+fn rows(cpu: &Cpu, word: &str) {
+    let logits = values(256_206);
+    let (n, bytes) = (logits.len() as f64, 4.0 * logits.len() as f64);
+    let mut copy = logits.clone();
+    measure(cpu, word, "exp_slice 256206", n, bytes, || {
+        exp_slice(black_box(&mut copy))
+    });
+    measure(cpu, word, "log_sum_exp 256206", n, bytes, || {
+        black_box(log_sum_exp(black_box(&logits)));
+    });
+    let mut best = Vec::new();
+    for k in [1, 8] {
+        measure(cpu, word, &format!("top_k {k} of 256206"), n, bytes, || {
+            black_box(top_k(black_box(&logits), k, &mut best).is_ok());
+        });
+    }
+    let (x, w) = (values(256 * 1024), values(1024));
+    let mut out = vec![0.0; x.len()];
+    measure(
+        cpu,
+        word,
+        "layer_norm 256 x 1024",
+        x.len() as f64,
+        8.0 * x.len() as f64,
+        || {
+            cpu.layer_norm(black_box(&x), &w, &w, 1e-5, &mut out);
+        },
+    );
+}
+
+fn measure(cpu: &Cpu, word: &str, name: &str, flops: f64, bytes: f64, mut run: impl FnMut()) {
+    if !name.contains(word) {
+        return;
+    }
+    let (mut best, begin) = (f64::INFINITY, Instant::now());
+    let mut runs = 0;
+    while runs < 3 || begin.elapsed().as_secs_f64() < 0.25 {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    println!(
+        "{} x {}  {name:45} {:9.1} us {:7.1} GFLOP/s {:6.1} GB/s",
+        cpu.threads(),
+        cpu.isa().name(),
+        best * 1e6,
+        flops / best * 1e-9,
+        bytes / best * 1e-9
+    );
+}
+
+fn weights(k: usize, n: usize, dtype: Dtype) -> Linear {
+    let part = Part {
+        weights: Source::F32(&values(k * n)),
+        bias: None,
+    };
+    Linear::pack(k, &[part], dtype).expect("whole rows")
+}
+
+fn values(n: usize) -> Vec<f32> {
+    (0..n)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 7 & 0xffff) as f32 / 65_536.0 - 0.5)
+        .collect()
+}

@@ -1,0 +1,271 @@
+//! Our own exponential and what is built on it, over 16 lanes: a row's result depends on nothing but the row.
+use super::isa::{Isa, Kernel};
+use super::lanes::Lanes;
+
+/// `e^x`, within about one unit in the last place; `exp(-inf)` is 0, NaN stays NaN.
+pub fn exp(x: f32) -> f32 {
+    let mut one = [x];
+    exp_slice(&mut one);
+    one[0]
+}
+
+/// [`exp`] of every element, in place.
+pub fn exp_slice(x: &mut [f32]) {
+    // SAFETY: the standard set is available.
+    unsafe { Isa::standard().run(Exp { x }) };
+}
+
+/// `log(sum(exp(row)))`; `-inf` for an empty row or one of `-inf` only. A NaN anywhere gives NaN.
+pub fn log_sum_exp(row: &[f32]) -> f32 {
+    // SAFETY: the standard set is available.
+    let (max, sum) = unsafe { Isa::standard().run(MaxAndSum { row }) };
+    log_of(max, sum)
+}
+
+/// Softmax of a row, in place. All `-inf` (or an empty row) becomes all 0; a NaN makes all NaN.
+pub fn softmax_in_place(row: &mut [f32]) {
+    // SAFETY: the standard set is available.
+    unsafe { Isa::standard().run(Softmax { row }) };
+}
+
+fn log_of(max: f32, sum: f32) -> f32 {
+    if max == f32::NEG_INFINITY && !sum.is_nan() {
+        return max;
+    }
+    // The sum is at most the row's length: its logarithm in f64 costs nothing and rounds once.
+    max + f64::from(sum).ln() as f32
+}
+
+/// The exponential of each lane.
+///
+/// x = n ln 2 + r with |r| <= ln 2 / 2, so e^x = 2^n e^r; e^r by the polynomial of Cephes' `expf`. 2^n is applied in two
+/// factors, so that results down to the smallest subnormal are rounded once and overflow gives infinity.
+#[inline(always)]
+pub(super) unsafe fn exp_lanes<L: Lanes>(x: L) -> L {
+    // Constants first: min and max then keep a NaN.
+    let x = L::splat(89.0).min(L::splat(-104.5).max(x));
+    let n = x.mul(L::splat(std::f32::consts::LOG2_E)).round();
+    // ln 2 in two parts; n times the first is exact.
+    let r = n.fma(L::splat(-355.0 / 512.0), x);
+    let r = n.fma(L::splat(2.121_944_4e-4), r);
+    let mut p = L::splat(1.987_569_1e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        p = p.fma(r, L::splat(c));
+    }
+    let p = p.fma(r.mul(r), r).add(L::splat(1.0));
+    let half = n.mul(L::splat(0.5)).round();
+    p.mul(half.pow2()).mul(n.sub(half).pow2())
+}
+
+/// The largest element (`-inf` for none; NaN is passed over).
+#[inline(always)]
+unsafe fn max_of<L: Lanes>(row: &[f32]) -> f32 {
+    let mut max = L::splat(f32::NEG_INFINITY);
+    let mut i = 0;
+    while i + 16 <= row.len() {
+        max = L::load(row.as_ptr().add(i)).max(max);
+        i += 16;
+    }
+    if i < row.len() {
+        max = L::load_part(row.as_ptr().add(i), row.len() - i, f32::NEG_INFINITY).max(max);
+    }
+    max.largest()
+}
+
+/// Sum over the row of `exp(x - max)`, stored into `out` where that is not null. Blocks of 1024 elements are summed
+/// first, then the blocks: the rounding error of a row of 256k logits stays that of a few hundred additions.
+#[inline(always)]
+unsafe fn exp_and_sum<L: Lanes>(row: *const f32, len: usize, max: f32, out: *mut f32) -> f32 {
+    let shift = L::splat(max);
+    let (mut total, mut block) = (L::splat(0.0), L::splat(0.0));
+    let whole = len / 16 * 16;
+    let mut i = 0;
+    while i < whole {
+        let e = exp_lanes(L::load(row.add(i)).sub(shift));
+        if !out.is_null() {
+            e.store(out.add(i));
+        }
+        block = block.add(e);
+        i += 16;
+        if i.is_multiple_of(1024) {
+            total = total.add(block);
+            block = L::splat(0.0);
+        }
+    }
+    if whole < len {
+        // exp(-inf) = 0 in the lanes beyond the end.
+        let e = exp_lanes(L::load_part(row.add(whole), len - whole, f32::NEG_INFINITY).sub(shift));
+        if !out.is_null() {
+            e.store_part(out.add(whole), len - whole);
+        }
+        block = block.add(e);
+    }
+    total.add(block).sum()
+}
+
+/// Turns a row of scores into `exp(score - max)` and returns their sum; all 0 where the row is all `-inf`.
+#[inline(always)]
+pub(super) unsafe fn exp_of_scores<L: Lanes>(row: &mut [f32]) -> f32 {
+    // All -inf: subtract 0, since -inf - -inf is NaN.
+    let max = finite_or_zero(max_of::<L>(row));
+    exp_and_sum::<L>(row.as_ptr(), row.len(), max, row.as_mut_ptr())
+}
+
+#[inline(always)]
+fn finite_or_zero(max: f32) -> f32 {
+    if max == f32::NEG_INFINITY {
+        0.0
+    } else {
+        max
+    }
+}
+
+struct Exp<'a> {
+    x: &'a mut [f32],
+}
+
+impl Kernel for Exp<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        exp_and_sum::<L>(self.x.as_ptr(), self.x.len(), 0.0, self.x.as_mut_ptr());
+    }
+}
+
+struct MaxAndSum<'a> {
+    row: &'a [f32],
+}
+
+impl Kernel for MaxAndSum<'_> {
+    type Out = (f32, f32);
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) -> (f32, f32) {
+        let max = max_of::<L>(self.row);
+        let sum = exp_and_sum::<L>(
+            self.row.as_ptr(),
+            self.row.len(),
+            finite_or_zero(max),
+            std::ptr::null_mut(),
+        );
+        (max, sum)
+    }
+}
+
+struct Softmax<'a> {
+    row: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let sum = exp_of_scores::<L>(self.row);
+        if sum == 0.0 {
+            return;
+        }
+        for x in self.row {
+            *x /= sum;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + 13) % 1009) as f32 / 40.0 - 12.0).collect()
+    }
+
+    #[test]
+    fn exp_is_within_an_ulp_everywhere() {
+        let mut worst = 0.0_f64;
+        for i in 0..400_000 {
+            let x = -103.0 + i as f32 * (191.7 / 400_000.0);
+            let (ours, true_value) = (exp(x), f64::from(x).exp());
+            let ulp = if true_value < f64::from(f32::MIN_POSITIVE) {
+                f64::from(f32::from_bits(1))
+            } else {
+                f64::from(true_value as f32) * f64::from(f32::EPSILON) / 2.0
+            };
+            worst = worst.max((f64::from(ours) - true_value).abs() / ulp);
+        }
+        assert!(worst < 2.0, "off by {worst} half units in the last place");
+    }
+
+    #[test]
+    fn exp_knows_its_limits() {
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-200.0), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-0.0), 1.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(88.9), f32::INFINITY);
+        assert!(exp(88.7).is_finite());
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn instruction_sets_and_places_in_a_row_agree() {
+        for n in [1, 5, 16, 17, 1000, 5000] {
+            let row = wave(n);
+            let alone: Vec<f32> = row.iter().map(|x| exp(*x)).collect();
+            // SAFETY: it is available.
+            let (max, sum) = unsafe { Isa::Portable.run(MaxAndSum { row: &row }) };
+            for isa in Isa::available() {
+                let mut whole = row.clone();
+                // SAFETY: it is available.
+                unsafe { isa.run(Exp { x: &mut whole }) };
+                assert_eq!(whole, alone, "{} {n}", isa.name());
+                assert_eq!(
+                    // SAFETY: it is available.
+                    unsafe { isa.run(MaxAndSum { row: &row }) },
+                    (max, sum),
+                    "{} {n}",
+                    isa.name()
+                );
+                let (mut ours, mut theirs) = (row.clone(), row.clone());
+                // SAFETY: it is available.
+                unsafe { isa.run(Softmax { row: &mut ours }) };
+                // SAFETY: it is available.
+                unsafe { Isa::Portable.run(Softmax { row: &mut theirs }) };
+                assert_eq!(ours, theirs, "{} {n}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn log_sum_exp_equals_double_precision() {
+        for n in [1, 2, 31, 1024, 1025, 256_206] {
+            let row = wave(n);
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
+            let want = f64::from(max) + sum.ln();
+            assert!(
+                (f64::from(log_sum_exp(&row)) - want).abs() < 2e-6 * want.abs().max(1.0),
+                "{n}"
+            );
+            let mut p = row.clone();
+            softmax_in_place(&mut p);
+            let total: f64 = p.iter().map(|p| f64::from(*p)).sum();
+            assert!((total - 1.0).abs() < 1e-5, "{n}: {total}");
+        }
+    }
+
+    #[test]
+    fn masked_and_damaged_rows() {
+        let low = f32::NEG_INFINITY;
+        assert_eq!(log_sum_exp(&[]), low);
+        assert_eq!(log_sum_exp(&[low; 20]), low);
+        assert_eq!(log_sum_exp(&[low, 3.0, low]), 3.0);
+        let mut row = [1.0; 33];
+        row[20] = f32::NAN;
+        assert!(log_sum_exp(&row).is_nan());
+        assert!(log_sum_exp(&[low, f32::NAN]).is_nan());
+        softmax_in_place(&mut row);
+        assert!(row.iter().all(|p| p.is_nan()));
+        let mut masked = [low; 5];
+        softmax_in_place(&mut masked);
+        assert_eq!(masked, [0.0; 5]);
+    }
+}

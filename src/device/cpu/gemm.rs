@@ -1,0 +1,295 @@
+//! The product kernel: a tile of rows against panels of 32 outputs.
+//!
+//! Every sum is one chain over the inputs in order, from zero, in one lane: how rows are cut in tiles, outputs in panels
+//! and inputs in blocks (a block's sums are stored and loaded again, which is exact) changes nothing.
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::isa::{Isa, Kernel};
+use super::lanes::Lanes;
+use super::linear::{pack_pair, Line, PANEL};
+use super::pool::Shared;
+use super::{Dtype, Epilogue, Linear};
+
+/// Steps of a block: 12 rows of it are 24 KiB, a panel of it 64 KiB.
+const BLOCK: usize = 512;
+/// Words between the rows of a packed block: a constant (addresses without registers) that keeps rows out of each other's
+/// cache sets.
+const STRIDE: usize = BLOCK + 16;
+/// Bytes of packed rows that should stay in the second-level cache.
+const ROWS_BYTES: usize = 512 << 10;
+/// Rows that a task takes at least, where there are so many, however long they are.
+const MIN_ROWS: usize = 48;
+/// Vectors of outputs that a tile takes at most.
+const MOST_VECTORS: usize = 8;
+
+thread_local! {
+    /// Packed rows and unfinished sums; grows, and is kept.
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Rows of one task for weights of `steps` steps.
+pub(super) fn rows_of_a_task(steps: usize) -> usize {
+    (ROWS_BYTES / (steps * 4)).clamp(MIN_ROWS, 256) / 12 * 12
+}
+
+/// Some rows of a product against some panels.
+pub(super) struct Product<'a> {
+    pub x: &'a [f32],
+    /// For each row of `out`, the row of `x`.
+    pub source: Option<&'a [u32]>,
+    pub weights: &'a Linear,
+    pub rows: Range<usize>,
+    pub panels: Range<usize>,
+    pub epilogue: Epilogue,
+    /// `[rows, outputs]`
+    pub out: Shared,
+}
+
+impl Product<'_> {
+    /// Computes it.
+    ///
+    /// # Safety
+    /// `isa` is available; all rows lie inside `x` and `out`; nothing else touches these outputs of these rows meanwhile.
+    pub(super) unsafe fn compute(self, isa: Isa) {
+        let (rows, blocks) = (self.rows.len(), self.weights.steps().div_ceil(BLOCK));
+        let words = blocks * rows * STRIDE;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let lines = words.div_ceil(16) + rows * MOST_VECTORS;
+            if scratch.len() < lines {
+                scratch.resize(lines, Line::default());
+            }
+            let packed = scratch.as_mut_ptr().cast::<u32>();
+            // SAFETY: the caller's; the scratch holds the packed rows and, from the next line on, the sums.
+            unsafe {
+                isa.run(Tiles {
+                    sums: packed.add(words.next_multiple_of(16)).cast(),
+                    packed,
+                    product: self,
+                })
+            };
+        });
+    }
+
+    fn row_of_x(&self, row: usize) -> &[f32] {
+        let from = self.source.map_or(row, |source| source[row] as usize);
+        &self.x[from * self.weights.inputs..][..self.weights.inputs]
+    }
+}
+
+/// A product with its scratch.
+struct Tiles<'a> {
+    product: Product<'a>,
+    /// `[blocks][rows][STRIDE]`
+    packed: *mut u32,
+    /// `[rows][vectors][16]`
+    sums: *mut f32,
+}
+
+impl Kernel for Tiles<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        match self.product.weights.dtype {
+            Dtype::F32 => self.columns::<L, false>(),
+            Dtype::Bf16 => self.columns::<L, true>(),
+        }
+    }
+}
+
+impl Tiles<'_> {
+    #[inline(always)]
+    unsafe fn columns<L: Lanes, const BF16: bool>(&self) {
+        self.pack_rows::<BF16>();
+        let panels = &self.product.panels;
+        let (mut v, end) = (panels.start * 2, panels.end * 2);
+        let rows = self.product.rows.len();
+        // Few rows have few chains of sums: take more outputs at once.
+        let (wide, base) = match (L::WIDE, rows) {
+            (true, 1) => (MOST_VECTORS, 2),
+            (true, 2 | 3) => (4, 2),
+            (true, _) => (2, 2),
+            (false, 1) => (4, 1),
+            (false, 2) => (2, 1),
+            (false, _) => (1, 1),
+        };
+        while v < end {
+            let vectors = if v + wide <= end { wide } else { base };
+            self.blocks::<L, BF16>(v, vectors);
+            v += vectors;
+        }
+    }
+
+    /// All rows against `vectors` vectors of outputs from vector `v` on.
+    #[inline(always)]
+    unsafe fn blocks<L: Lanes, const BF16: bool>(&self, v: usize, vectors: usize) {
+        let steps = self.product.weights.steps();
+        let rows = self.product.rows.len();
+        let largest = if L::WIDE { 12 } else { 6 };
+        let tiles = rows.div_ceil(largest);
+        for start in (0..steps).step_by(BLOCK) {
+            let count = BLOCK.min(steps - start);
+            let b = self
+                .product
+                .weights
+                .words()
+                .add((v / 2 * steps + start) * PANEL + v % 2 * 16);
+            let a = self.packed.add(start / BLOCK * rows * STRIDE).cast_const();
+            for tile in 0..tiles {
+                // Tiles of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
+                let (first, next) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+                let sums = self.sums.add(first * vectors * 16);
+                let t = Tile {
+                    a: a.add(first * STRIDE),
+                    b,
+                    panel: steps * PANEL,
+                    count,
+                    sums,
+                    fresh: start == 0,
+                };
+                t.run::<L, BF16>(next - first, vectors);
+                if start + count == steps {
+                    self.finish::<L>(first..next, v, vectors);
+                }
+            }
+        }
+    }
+
+    /// Copies the rows into blocks, as f32 or pairs of bfloat16 with a zero after an odd end.
+    #[inline(always)]
+    unsafe fn pack_rows<const BF16: bool>(&self) {
+        let rows = self.product.rows.len();
+        for (i, row) in self.product.rows.clone().enumerate() {
+            let x = self.product.row_of_x(row);
+            let inputs = if BF16 { 2 * BLOCK } else { BLOCK };
+            for (block, x) in x.chunks(inputs).enumerate() {
+                let to = self.packed.add((block * rows + i) * STRIDE);
+                if BF16 {
+                    let (whole, rest) = x.as_chunks::<2>();
+                    for (j, pair) in whole.iter().enumerate() {
+                        to.add(j).write(pack_pair(pair));
+                    }
+                    if !rest.is_empty() {
+                        to.add(whole.len()).write(pack_pair(rest));
+                    }
+                } else {
+                    std::ptr::copy_nonoverlapping(x.as_ptr().cast(), to, x.len());
+                }
+            }
+        }
+    }
+
+    /// Takes finished sums to where they belong.
+    #[inline(always)]
+    unsafe fn finish<L: Lanes>(&self, rows: Range<usize>, v: usize, vectors: usize) {
+        let p = &self.product;
+        let (outputs, bias) = (p.weights.outputs, p.weights.bias());
+        for row in rows {
+            let out = p.out.at((p.rows.start + row) * outputs);
+            for j in 0..vectors {
+                let column = (v + j) * 16;
+                if column >= outputs {
+                    break;
+                }
+                let mut sum = L::load(self.sums.add((row * vectors + j) * 16));
+                if let Some(bias) = bias {
+                    sum = sum.add(L::load(bias.as_ptr().add(column)));
+                }
+                if p.epilogue == Epilogue::Relu {
+                    // Zero first: a NaN stays one.
+                    sum = L::splat(0.0).max(sum);
+                }
+                let (to, n) = (out.add(column), outputs - column);
+                match (p.epilogue == Epilogue::Add, n >= 16) {
+                    (true, true) => L::load(to).add(sum).store(to),
+                    (true, false) => L::load_part(to, n, 0.0).add(sum).store_part(to, n),
+                    (false, true) => sum.store(to),
+                    (false, false) => sum.store_part(to, n),
+                }
+            }
+        }
+    }
+}
+
+/// One block of one tile.
+struct Tile {
+    /// `[rows][STRIDE]`
+    a: *const u32,
+    /// The block's first words of the first vector.
+    b: *const u32,
+    /// Words of a panel.
+    panel: usize,
+    /// Steps.
+    count: usize,
+    /// `[rows][vectors][16]`
+    sums: *mut f32,
+    /// Whether the sums start from zero.
+    fresh: bool,
+}
+
+impl Tile {
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const BF16: bool>(&self, rows: usize, vectors: usize) {
+        macro_rules! pick {
+            ($(($rows:literal, $vectors:literal)),*) => {
+                match (rows, vectors) {
+                    $(($rows, $vectors) => self.sum::<L, BF16, $rows, $vectors>(),)*
+                    _ => unreachable!("a tile of {rows} rows x {vectors} vectors"),
+                }
+            };
+        }
+        if L::WIDE {
+            pick!(
+                (1, 8),
+                (1, 2),
+                (2, 4),
+                (2, 2),
+                (3, 4),
+                (3, 2),
+                (4, 2),
+                (5, 2),
+                (6, 2),
+                (7, 2),
+                (8, 2),
+                (9, 2),
+                (10, 2),
+                (11, 2),
+                (12, 2)
+            );
+        } else {
+            pick!((1, 4), (1, 1), (2, 2), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum<L: Lanes, const BF16: bool, const ROWS: usize, const VECTORS: usize>(&self) {
+        let mut acc = [[L::splat(0.0); VECTORS]; ROWS];
+        if !self.fresh {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = L::load(self.sums.add((r * VECTORS + v) * 16));
+                }
+            }
+        }
+        for k in 0..self.count {
+            let b: [*const u32; VECTORS] =
+                std::array::from_fn(|v| self.b.wrapping_add(v / 2 * self.panel + k * PANEL + v % 2 * 16));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let a = self.a.add(r * STRIDE + k).read();
+                for (acc, b) in acc.iter_mut().zip(b) {
+                    *acc = if BF16 {
+                        acc.dot_pairs(a, b)
+                    } else {
+                        L::splat(f32::from_bits(a)).fma(L::load(b.cast()), *acc)
+                    };
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.iter().enumerate() {
+                acc.store(self.sums.add((r * VECTORS + v) * 16));
+            }
+        }
+    }
+}

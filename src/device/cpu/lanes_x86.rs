@@ -1,0 +1,244 @@
+//! [`Lanes`] in AVX-512 and AVX2.
+use std::arch::x86_64::*;
+
+use super::lanes::Lanes;
+
+/// One AVX-512 register; `BF16` where the CPU has `vdpbf16ps`.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512<const BF16: bool>(__m512);
+
+impl<const BF16: bool> Lanes for Avx512<BF16> {
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(_mm512_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm512_storeu_ps(p, self.0);
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Self(_mm512_fmadd_ps(self.0, b.0, c.0))
+    }
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        Self(_mm512_add_ps(self.0, b.0))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        Self(_mm512_sub_ps(self.0, b.0))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        Self(_mm512_mul_ps(self.0, b.0))
+    }
+    #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        Self(_mm512_max_ps(self.0, b.0))
+    }
+    #[inline(always)]
+    unsafe fn min(self, b: Self) -> Self {
+        Self(_mm512_min_ps(self.0, b.0))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Self(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
+    }
+    #[inline(always)]
+    unsafe fn pow2(self) -> Self {
+        let n = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+        Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
+    }
+    #[inline(always)]
+    unsafe fn any_above(self, b: Self) -> bool {
+        _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, b.0) != 0
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: u32, b: *const u32) -> Self {
+        let (a, b) = (_mm512_set1_epi32(a.cast_signed()), _mm512_loadu_si512(b.cast()));
+        if BF16 {
+            // SAFETY: __m512i and __m512bh are both 64 plain bytes.
+            let (a, b) = (
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            );
+            return Self(_mm512_dpbf16_ps(self.0, a, b));
+        }
+        let sum = _mm512_fmadd_ps(even_512(a), even_512(b), self.0);
+        Self(_mm512_fmadd_ps(odd_512(a), odd_512(b), sum))
+    }
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self {
+        Self(_mm512_mask_loadu_ps(_mm512_set1_ps(fill), (1 << n) - 1, p))
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, n: usize) {
+        _mm512_mask_storeu_ps(p, (1 << n) - 1, self.0);
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        sum_of_8(halves(self.0))
+    }
+    #[inline(always)]
+    unsafe fn sum_each([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        sum_each_of_8(halves(a.0), halves(b.0), halves(c.0), halves(d.0))
+    }
+}
+
+/// Two AVX2 registers.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(__m256, __m256);
+
+impl Lanes for Avx2 {
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self(_mm256_set1_ps(x), _mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm256_storeu_ps(p, self.0);
+        _mm256_storeu_ps(p.add(8), self.1);
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Self(_mm256_fmadd_ps(self.0, b.0, c.0), _mm256_fmadd_ps(self.1, b.1, c.1))
+    }
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        Self(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        Self(_mm256_sub_ps(self.0, b.0), _mm256_sub_ps(self.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        Self(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        Self(_mm256_max_ps(self.0, b.0), _mm256_max_ps(self.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn min(self, b: Self) -> Self {
+        Self(_mm256_min_ps(self.0, b.0), _mm256_min_ps(self.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        Self(_mm256_round_ps::<NEAREST>(self.0), _mm256_round_ps::<NEAREST>(self.1))
+    }
+    #[inline(always)]
+    unsafe fn pow2(self) -> Self {
+        Self(pow2_256(self.0), pow2_256(self.1))
+    }
+    #[inline(always)]
+    unsafe fn any_above(self, b: Self) -> bool {
+        let (low, high) = (
+            _mm256_cmp_ps::<_CMP_NLE_UQ>(self.0, b.0),
+            _mm256_cmp_ps::<_CMP_NLE_UQ>(self.1, b.1),
+        );
+        _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: u32, b: *const u32) -> Self {
+        Self(dot_256(self.0, a, b), dot_256(self.1, a, b.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        sum_of_8(_mm256_add_ps(self.0, self.1))
+    }
+    #[inline(always)]
+    unsafe fn sum_each([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        sum_each_of_8(
+            _mm256_add_ps(a.0, a.1),
+            _mm256_add_ps(b.0, b.1),
+            _mm256_add_ps(c.0, c.1),
+            _mm256_add_ps(d.0, d.1),
+        )
+    }
+}
+
+/// The lower half of each pair of bfloat16, as f32.
+#[inline(always)]
+unsafe fn even_512(x: __m512i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+}
+
+/// The upper half.
+#[inline(always)]
+unsafe fn odd_512(x: __m512i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())))
+}
+
+#[inline(always)]
+unsafe fn pow2_256(x: __m256) -> __m256 {
+    let n = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+}
+
+#[inline(always)]
+unsafe fn dot_256(acc: __m256, a: u32, b: *const u32) -> __m256 {
+    let (a_even, a_odd) = (
+        _mm256_set1_ps(f32::from_bits(a << 16)),
+        _mm256_set1_ps(f32::from_bits(a & 0xffff_0000)),
+    );
+    let b = _mm256_loadu_si256(b.cast());
+    let (even, odd) = (
+        _mm256_slli_epi32::<16>(b),
+        _mm256_and_si256(b, _mm256_set1_epi32(0xffff_0000_u32.cast_signed())),
+    );
+    let sum = _mm256_fmadd_ps(a_even, _mm256_castsi256_ps(even), acc);
+    _mm256_fmadd_ps(a_odd, _mm256_castsi256_ps(odd), sum)
+}
+
+/// The top level of [`Lanes::sum`]: lanes 8 apart.
+#[inline(always)]
+unsafe fn halves(x: __m512) -> __m256 {
+    _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))
+}
+
+/// [`sum_of_8`] of each of four, side by side.
+#[inline(always)]
+unsafe fn sum_each_of_8(a: __m256, b: __m256, c: __m256, d: __m256) -> [f32; 4] {
+    let ab = _mm256_add_ps(
+        _mm256_permute2f128_ps::<0x20>(a, b),
+        _mm256_permute2f128_ps::<0x31>(a, b),
+    );
+    let cd = _mm256_add_ps(
+        _mm256_permute2f128_ps::<0x20>(c, d),
+        _mm256_permute2f128_ps::<0x31>(c, d),
+    );
+    let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+    let two = _mm256_add_ps(
+        _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)),
+        _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)),
+    );
+    // a, a, c, c, b, b, d, d
+    let one = _mm256_add_ps(two, _mm256_movehdup_ps(two));
+    let (ac, bd) = (_mm256_castps256_ps128(one), _mm256_extractf128_ps::<1>(one));
+    let mut sums = [0.0; 4];
+    let abcd = _mm_unpacklo_ps(_mm_shuffle_ps::<0b1000>(ac, ac), _mm_shuffle_ps::<0b1000>(bd, bd));
+    _mm_storeu_ps(sums.as_mut_ptr(), abcd);
+    sums
+}
+
+/// The lower levels of [`Lanes::sum`]: lanes 4 apart, then 2, then 1.
+#[inline(always)]
+unsafe fn sum_of_8(x: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}

@@ -1,0 +1,478 @@
+//! The CPU kernels beside their slow twins: equal to the last bit for any number of rows, grouping, thread count and, in
+//! float32, instruction set.
+use std::ops::Range;
+
+use half::{bf16, f16};
+use sluicegate::device::{Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear, Part, Source};
+
+const INPUTS: [usize; 5] = [1, 7, 64, 1000, 1101];
+const OUTPUTS: [usize; 5] = [1, 31, 33, 100, 260];
+const ROWS: [usize; 8] = [0, 1, 2, 3, 5, 12, 13, 40];
+
+/// One device of one thread for each instruction set of this machine.
+fn devices() -> Vec<Cpu> {
+    Isa::available()
+        .into_iter()
+        .map(|isa| Cpu::with_isa(1, isa).unwrap())
+        .collect()
+}
+
+/// Numbers without a pattern, from -1 to 1.
+fn values(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn pack(k: usize, w: &[f32], bias: Option<&[f32]>, dtype: Dtype) -> Linear {
+    Linear::pack(
+        k,
+        &[Part {
+            weights: Source::F32(w),
+            bias,
+        }],
+        dtype,
+    )
+    .unwrap()
+}
+
+/// The promised chain: `acc = fma(x[k], w[k], acc)` from zero, then the bias.
+fn twin(x: &[f32], w: &[f32], bias: Option<&[f32]>, k: usize) -> Vec<f32> {
+    let chain = |x: &[f32], w: &[f32]| x.iter().zip(w).fold(0.0, |acc, (x, w)| x.mul_add(*w, acc));
+    let sum = |x, (j, w)| chain(x, w) + bias.map_or(0.0, |b| b[j]);
+    x.chunks_exact(k)
+        .flat_map(|x| w.chunks_exact(k).enumerate().map(move |w| sum(x, w)))
+        .collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn float32_products_are_the_chain_on_every_instruction_set() {
+    let devices = devices();
+    for k in INPUTS {
+        for n in OUTPUTS {
+            let (x, w, b) = (values(40 * k, 1), values(n * k, 2), values(n, 3));
+            for bias in [None, Some(&b[..])] {
+                let (linear, want) = (pack(k, &w, bias, Dtype::F32), twin(&x, &w, bias, k));
+                for rows in ROWS {
+                    for cpu in &devices {
+                        let mut out = vec![f32::NAN; rows * n];
+                        cpu.linear(&x[..rows * k], &linear, Epilogue::Store, &mut out);
+                        assert!(
+                            bits(&out) == bits(&want[..rows * n]),
+                            "{rows} x {k} x {n}, {}",
+                            cpu.isa().name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn epilogues_add_and_cut_after_the_bias() {
+    for cpu in devices() {
+        for (k, n) in [(7, 33), (1101, 100)] {
+            let (x, w, b, before) = (values(13 * k, 4), values(n * k, 5), values(n, 6), values(13 * n, 7));
+            let (linear, sums) = (pack(k, &w, Some(&b), Dtype::F32), twin(&x, &w, Some(&b), k));
+            let (mut added, mut cut) = (before.clone(), before.clone());
+            cpu.linear(&x, &linear, Epilogue::Add, &mut added);
+            cpu.linear(&x, &linear, Epilogue::Relu, &mut cut);
+            let want: Vec<f32> = before.iter().zip(&sums).map(|(b, s)| b + s).collect();
+            assert_eq!(added, want, "{}", cpu.isa().name());
+            assert_eq!(
+                cut,
+                sums.iter().map(|s| s.max(0.0)).collect::<Vec<_>>(),
+                "{}",
+                cpu.isa().name()
+            );
+            assert!(cut.contains(&0.0) && cut.iter().any(|c| *c > 0.0));
+        }
+    }
+}
+
+#[test]
+fn a_nan_passes_through_relu() {
+    for cpu in devices() {
+        let linear = pack(2, &[f32::NAN, 1.0, 1.0, -1.0], None, Dtype::F32);
+        let mut out = [0.0; 2];
+        cpu.linear(&[1.0, 2.0], &linear, Epilogue::Relu, &mut out);
+        assert!(out[0].is_nan() && out[1] == 0.0, "{}: {out:?}", cpu.isa().name());
+    }
+}
+
+#[test]
+fn bfloat16_products_are_near_and_do_not_depend_on_the_rows() {
+    let round = |x: &[f32]| x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect::<Vec<_>>();
+    for cpu in devices() {
+        for k in INPUTS {
+            for n in OUTPUTS {
+                let (x, w, b) = (values(40 * k, 8), values(n * k, 9), values(n, 10));
+                let (linear, want) = (
+                    pack(k, &w, Some(&b), Dtype::Bf16),
+                    twin(&round(&x), &round(&w), Some(&b), k),
+                );
+                let mut all = vec![0.0; 40 * n];
+                cpu.linear(&x, &linear, Epilogue::Store, &mut all);
+                if cpu.isa() != (Isa::Avx512 { bf16: true }) {
+                    assert!(bits(&all) == bits(&want), "{k} x {n}, {}", cpu.isa().name());
+                }
+                let allowed = 1e-2 * (k as f32).sqrt();
+                assert!(all.iter().zip(&want).all(|(a, w)| (a - w).abs() < allowed), "{k} x {n}");
+                for rows in ROWS {
+                    let mut out = vec![0.0; rows * n];
+                    cpu.linear(&x[..rows * k], &linear, Epilogue::Store, &mut out);
+                    assert!(
+                        bits(&out) == bits(&all[..rows * n]),
+                        "{rows} x {k} x {n}, {}",
+                        cpu.isa().name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_of_any_type_are_stacked() {
+    let cpu = Cpu::new(1).unwrap();
+    let (k, x) = (65, values(3 * 65, 11));
+    let halves: Vec<f16> = values(20 * k, 12).into_iter().map(f16::from_f32).collect();
+    let brains: Vec<bf16> = values(30 * k, 13).into_iter().map(bf16::from_f32).collect();
+    let (singles, bias) = (values(40 * k, 14), values(30, 15));
+    let parts = [
+        Part {
+            weights: Source::F16(&halves),
+            bias: None,
+        },
+        Part {
+            weights: Source::Bf16(&brains),
+            bias: Some(&bias),
+        },
+        Part {
+            weights: Source::F32(&singles),
+            bias: None,
+        },
+    ];
+    let w: Vec<f32> = halves
+        .iter()
+        .map(|x| x.to_f32())
+        .chain(brains.iter().map(|x| x.to_f32()))
+        .chain(singles.iter().copied())
+        .collect();
+    let b = [vec![0.0; 20], bias.clone(), vec![0.0; 40]].concat();
+    let linear = Linear::pack(k, &parts, Dtype::F32).unwrap();
+    let mut out = vec![0.0; 3 * 90];
+    cpu.linear(&x, &linear, Epilogue::Store, &mut out);
+    assert_eq!(out, twin(&x, &w, Some(&b), k));
+    let mut row = vec![0.0; k];
+    for r in [0, 19, 20, 49, 50, 89] {
+        linear.embedding(r, &mut row);
+        assert_eq!(row, w[r * k..(r + 1) * k], "row {r}");
+    }
+}
+
+#[test]
+fn groups_and_threads_change_no_bit() {
+    let (k, n) = (1101, 260);
+    let weights: Vec<Vec<f32>> = (0..6).map(|e| values(n * k, 20 + e)).collect();
+    let x = values(90 * k, 30);
+    // Even, skewed with empty experts, everything to one, and experts out of order.
+    let cuts: [[Range<usize>; 6]; 4] = [
+        [0..50, 50..100, 100..150, 150..200, 200..250, 250..300],
+        [0..0, 0..1, 1..1, 1..290, 290..290, 290..300],
+        [0..0, 0..0, 0..300, 300..300, 300..300, 300..300],
+        [7..20, 0..7, 297..300, 20..20, 33..297, 20..33],
+    ];
+    let source: Vec<u32> = (0..300).map(|r| r * 37 % 90).collect();
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let packed: Vec<Linear> = weights.iter().map(|w| pack(k, w, Some(&w[..n]), dtype)).collect();
+        let one = Cpu::new(1).unwrap();
+        let alone: Vec<Vec<f32>> = packed
+            .iter()
+            .map(|linear| {
+                let mut out = vec![0.0; 90 * n];
+                for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(n)) {
+                    one.linear(x, linear, Epilogue::Relu, out);
+                }
+                out
+            })
+            .collect();
+        for threads in [1, 2, 3] {
+            let cpu = Cpu::new(threads).unwrap();
+            for cut in &cuts {
+                let groups: Vec<Group> = packed
+                    .iter()
+                    .zip(cut)
+                    .map(|(weights, rows)| Group {
+                        weights,
+                        rows: rows.clone(),
+                    })
+                    .collect();
+                let mut out = vec![f32::NAN; 300 * n];
+                cpu.grouped_linear(&x, Some(&source), &groups, Epilogue::Relu, &mut out);
+                for (e, rows) in cut.iter().enumerate() {
+                    for r in rows.clone() {
+                        let want = &alone[e][source[r] as usize * n..][..n];
+                        assert!(
+                            bits(&out[r * n..][..n]) == bits(want),
+                            "row {r}, {threads} threads, {cut:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "groups share rows")]
+fn groups_that_share_rows_are_refused() {
+    let linear = pack(1, &[1.0], None, Dtype::F32);
+    let groups = [
+        Group {
+            weights: &linear,
+            rows: 0..3,
+        },
+        Group {
+            weights: &linear,
+            rows: 2..4,
+        },
+    ];
+    Cpu::new(1)
+        .unwrap()
+        .grouped_linear(&[0.0; 4], None, &groups, Epilogue::Store, &mut [0.0; 4]);
+}
+
+#[test]
+fn rows_outside_of_the_groups_stay_as_they_are() {
+    let linear = pack(1, &[2.0], None, Dtype::F32);
+    let mut out = [5.0; 4];
+    let groups = [Group {
+        weights: &linear,
+        rows: 1..2,
+    }];
+    Cpu::new(1)
+        .unwrap()
+        .grouped_linear(&[3.0; 4], None, &groups, Epilogue::Store, &mut out);
+    assert_eq!(out, [5.0, 6.0, 5.0, 5.0]);
+}
+
+#[test]
+fn norms_equal_double_precision_on_every_instruction_set() {
+    for d in [1, 5, 16, 33, 1024] {
+        let (x, w, b) = (values(9 * d, 40), values(d, 41), values(d, 42));
+        let mut first: Option<[Vec<f32>; 2]> = None;
+        for cpu in devices() {
+            let (mut layer, mut rms) = (vec![0.0; 9 * d], vec![0.0; 9 * d]);
+            cpu.layer_norm(&x, &w, &b, 1e-5, &mut layer);
+            cpu.rms_norm(&x, &w, 1e-5, &mut rms);
+            for (r, x) in x.chunks_exact(d).enumerate() {
+                let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64;
+                let square = |mean: f64| x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / d as f64;
+                for i in 0..d {
+                    let (x, w, b) = (f64::from(x[i]), f64::from(w[i]), f64::from(b[i]));
+                    let near = |ours: f32, want: f64| (f64::from(ours) - want).abs() < 1e-5;
+                    assert!(
+                        near(layer[r * d + i], (x - mean) / (square(mean) + 1e-5).sqrt() * w + b),
+                        "d {d}"
+                    );
+                    assert!(near(rms[r * d + i], x / (square(0.0) + 1e-5).sqrt() * w), "d {d}");
+                }
+            }
+            let ours = [layer, rms];
+            assert_eq!(
+                first.get_or_insert_with(|| ours.clone()),
+                &ours,
+                "d {d}, {}",
+                cpu.isa().name()
+            );
+        }
+    }
+}
+
+/// Keys, values and queries of an attention over 70 rows, of which query i sees those of `rows[i]`.
+struct Case {
+    heads: usize,
+    head_dim: usize,
+    q: Vec<f32>,
+    kv: Vec<f32>,
+}
+
+impl Case {
+    fn new(heads: usize, head_dim: usize, queries: usize) -> Case {
+        let width = heads * head_dim;
+        Case {
+            heads,
+            head_dim,
+            q: values(queries * width * 3, 50),
+            kv: values(70 * (2 * width + 5), 51),
+        }
+    }
+
+    fn run(&self, cpu: &Cpu, rows: &[KeyRows]) -> Vec<f32> {
+        let width = self.heads * self.head_dim;
+        let mut out = vec![f32::NAN; rows.len() * width];
+        cpu.attend(Attend {
+            q: &self.q,
+            q_stride: 3 * width,
+            k: &self.kv,
+            v: &self.kv[width..],
+            kv_stride: 2 * width + 5,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            scale: 0.7,
+            rows,
+            out: &mut out,
+        });
+        out
+    }
+
+    fn twin(&self, query: usize, rows: &[usize]) -> Vec<f64> {
+        let (d, width) = (self.head_dim, self.heads * self.head_dim);
+        let mut out = Vec::new();
+        for head in 0..self.heads {
+            let at = |r: usize| r * (2 * width + 5) + head * d;
+            let q = &self.q[query * 3 * width + head * d..][..d];
+            let dot = |r: usize| {
+                (0..d)
+                    .map(|i| f64::from(q[i]) * f64::from(self.kv[at(r) + i]))
+                    .sum::<f64>()
+            };
+            let p: Vec<f64> = rows.iter().map(|r| (f64::from(0.7_f32) * dot(*r)).exp()).collect();
+            let sum = p.iter().sum::<f64>();
+            out.extend((0..d).map(|i| {
+                rows.iter()
+                    .zip(&p)
+                    .map(|(r, p)| p / sum * f64::from(self.kv[at(*r) + width + i]))
+                    .sum::<f64>()
+            }));
+        }
+        out
+    }
+}
+
+#[test]
+fn attention_equals_double_precision_whatever_names_the_rows() {
+    let spans = [(0, 70), (3, 1), (10, 17), (0, 0), (69, 1), (1, 33), (2, 4), (5, 64)];
+    for (heads, head_dim) in [(1, 7), (2, 16), (3, 20), (4, 64), (2, 80), (1, 128)] {
+        let case = Case::new(heads, head_dim, spans.len());
+        let tables: Vec<Vec<u32>> = spans
+            .iter()
+            .map(|(first, count)| (*first..first + count).collect())
+            .collect();
+        let by_table: Vec<KeyRows> = tables.iter().map(|t| KeyRows::Table(t)).collect();
+        let by_range: Vec<KeyRows> = spans
+            .iter()
+            .map(|(f, n)| KeyRows::Range(*f as usize, *n as usize))
+            .collect();
+        let mut first = None;
+        for cpu in devices() {
+            let out = case.run(&cpu, &by_range);
+            assert!(
+                bits(&out) == bits(&case.run(&cpu, &by_table)),
+                "{heads} x {head_dim}, {}",
+                cpu.isa().name()
+            );
+            for (i, (row, count)) in spans.iter().enumerate() {
+                let rows: Vec<usize> = (*row as usize..(row + count) as usize).collect();
+                let width = heads * head_dim;
+                for (ours, want) in out[i * width..][..width].iter().zip(case.twin(i, &rows)) {
+                    let want = if rows.is_empty() { 0.0 } else { want };
+                    assert!(
+                        (f64::from(*ours) - want).abs() < 1e-5,
+                        "{heads} x {head_dim}: {ours}, {want}"
+                    );
+                }
+            }
+            assert!(
+                first.get_or_insert_with(|| bits(&out)) == &bits(&out),
+                "{}",
+                cpu.isa().name()
+            );
+        }
+    }
+}
+
+#[test]
+fn attention_does_not_depend_on_company_order_or_threads() {
+    let case = Case::new(8, 64, 200);
+    // A prefill, where neighbours share rows; and rows of caches in an order of their own.
+    let tables: Vec<Vec<u32>> = (0..200)
+        .map(|i| (0..i % 60).map(|j| (j * 11 + i) % 70).collect())
+        .collect();
+    let rows: Vec<KeyRows> = tables
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            if i < 100 {
+                KeyRows::Range(i / 40, 40)
+            } else {
+                KeyRows::Table(t)
+            }
+        })
+        .collect();
+    let one = Cpu::new(1).unwrap();
+    let want = case.run(&one, &rows);
+    for threads in [2, 3] {
+        assert!(
+            bits(&case.run(&Cpu::new(threads).unwrap(), &rows)) == bits(&want),
+            "{threads} threads"
+        );
+    }
+    for i in [0, 39, 40, 150, 199] {
+        let single = Case {
+            q: case.q[i * 512 * 3..][..512].to_vec(),
+            kv: case.kv.clone(),
+            ..case
+        };
+        assert!(
+            bits(&single.run(&one, &rows[i..=i])) == bits(&want[i * 512..][..512]),
+            "query {i}"
+        );
+    }
+    assert!(case.run(&one, &[]).is_empty());
+}
+
+#[test]
+fn the_head_gives_each_row_its_logits_in_any_block() {
+    let (d, vocabulary) = (64, 1000);
+    let (x, w) = (values(23 * d, 60), values(vocabulary * d, 61));
+    let (linear, want) = (pack(d, &w, None, Dtype::F32), twin(&x, &w, None, d));
+    for threads in [1, 2] {
+        let cpu = Cpu::new(threads).unwrap();
+        for max_bytes in [0, 4 * vocabulary * 5, usize::MAX] {
+            let seen = std::sync::Mutex::new(vec![0; 23]);
+            cpu.head(&x, &linear, max_bytes, |row, logits| {
+                assert_eq!(bits(logits), bits(&want[row * vocabulary..][..vocabulary]));
+                logits.fill(f32::NAN);
+                seen.lock().unwrap()[row] += 1;
+            });
+            assert_eq!(seen.into_inner().unwrap(), [1; 23], "{max_bytes} bytes");
+        }
+        cpu.head(&[], &linear, 1000, |_, _| panic!("no rows"));
+    }
+}
+
+#[test]
+fn devices_that_cannot_be_are_refused() {
+    assert!(Cpu::new(0).err().unwrap().to_string().contains("expected at least 1"));
+    for isa in [Isa::Avx2, Isa::Avx512 { bf16: true }] {
+        if !Isa::available().contains(&isa) {
+            assert!(Cpu::with_isa(1, isa)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("not on this machine"));
+        }
+    }
+}
