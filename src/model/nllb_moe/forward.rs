@@ -71,7 +71,7 @@ impl EncoderDecoder for NllbMoe {
         let d = self.config.d_model;
         let mut b = std::mem::take(&mut self.buffers);
         self.embed(rows.iter().map(|r| (r.token, r.position)), sized(&mut b.x, rows.len() * d));
-        let own: Vec<KeyRows> = rows.iter().map(|r| r.keys.clone()).collect();
+        let own: Vec<KeyRows> = rows.iter().map(|r| r.keys).collect();
         let cross: Vec<KeyRows> = rows.iter().map(|r| KeyRows::Range(r.source.0, r.source.1)).collect();
         ctx.meter.lap(Phase::Head);
         for (i, layer) in self.decoder.iter().enumerate() {
