@@ -72,6 +72,12 @@ impl Meter {
         self.last = now;
     }
 
+    /// Counts the time since `start` for `phase`, and begins the next lap.
+    pub fn since(&mut self, start: Instant, phase: Phase) {
+        self.last = start;
+        self.lap(phase);
+    }
+
     /// Counts bytes that `phase` moved.
     pub fn moved(&mut self, phase: Phase, bytes: usize) {
         self.bytes[phase as usize] += bytes as u64;

@@ -77,6 +77,11 @@ impl<'a> Desk<'a> {
         }
     }
 
+    /// Rank 0: from now on hands out nothing.
+    pub fn close(&mut self) {
+        self.next = self.shares.count();
+    }
+
     /// Rank 0: whether some group may still ask.
     pub fn must_stay(&self) -> bool {
         self.waiting_leaders > 0

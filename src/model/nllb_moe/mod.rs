@@ -100,6 +100,24 @@ impl NllbMoe {
     }
 }
 
+impl NllbMoe {
+    /// Bytes of the packed weights that this rank holds.
+    pub fn bytes(&self) -> u64 {
+        let ffn = |f: &FeedForward| match f {
+            FeedForward::Dense(d) => d.up.bytes() + d.down.bytes(),
+            FeedForward::Sparse(m) => {
+                m.router.bytes() + m.experts.iter().map(|e| e.up.bytes() + e.down.bytes()).sum::<usize>()
+            }
+        };
+        let encoder = self.encoder.iter().map(|l| l.qkv.bytes() + l.out.bytes() + ffn(&l.ffn));
+        let decoder = self.decoder.iter().map(|l| {
+            let cross = l.cross_q.bytes() + l.cross_kv.bytes() + l.cross_out.bytes();
+            l.qkv.bytes() + l.self_out.bytes() + cross + ffn(&l.ffn)
+        });
+        (self.embedding.bytes() + encoder.sum::<usize>() + decoder.sum::<usize>()) as u64
+    }
+}
+
 impl Reader<'_> {
     fn encoder_layer(&mut self, i: usize) -> Result<EncoderLayer> {
         (self.progress)(i, self.config.encoder_layers + self.config.decoder_layers);

@@ -1,0 +1,266 @@
+//! `sluice translate`: a corpus through an encoder-decoder, over ranks, into one HDF5 file.
+
+mod desk;
+mod feed;
+mod plan;
+mod quality;
+mod rank;
+mod summary;
+
+use crate::cli::exit::{self, Exit};
+use crate::cli::translate::{Device, TranslateArgs};
+use crate::cli::check;
+use crate::comm::{affinity, agree, gather_texts, launch, mpi, signal, Comm, ReportedElsewhere};
+use crate::decode::batch::{Batch, Limits};
+use crate::device::Cpu;
+use crate::metrics::meter::Phase;
+use crate::model::nllb_moe::NllbMoe;
+use crate::model::EncoderDecoder;
+use crate::moe::Context;
+use crate::results::{Parts, Status};
+use anyhow::{bail, Context as _, Result};
+use desk::{Desk, Progress};
+use feed::{Feed, Shares};
+use plan::{Model, Prepared};
+use quality::Quality;
+use rank::{End, Rank};
+use std::time::{Duration, Instant};
+use summary::{size, Meterman, RankSummary, Run};
+
+/// Runs the job; collective over all ranks.
+///
+/// # Errors
+/// One rank's error is everybody's: it has it, the others get [`ReportedElsewhere`].
+pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
+    let environment = launch::environment();
+    let warnings = agree(world, launch::check_size(&environment, world.rank(), world.size()))?;
+    let groups = agree(world, check::groups(world.size(), args.expert_parallel))?;
+    let bindings = bindings(world)?;
+    let threads = args.threads.unwrap_or_else(|| launch::default_threads(&bindings, world.rank()));
+    let model = agree(world, refuse_device(args).and_then(|()| Model::open(args)))?;
+    let (prepared, parts) = agree(world, prepare(args, &model, world))?;
+    let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
+        if world.rank() == 0 {
+            println!("{} is finished already; --overwrite starts it anew", args.output.display());
+        }
+        return Ok(Exit::Done);
+    };
+    if world.rank() == 0 {
+        let threads: Vec<usize> = bindings.iter().map(|b| args.threads.unwrap_or_else(|| launch::default_threads(&bindings, b.rank))).collect();
+        let binding = launch::binding_warnings(&environment, &bindings, &threads);
+        warnings.iter().chain(&model.warnings).chain(&binding).for_each(|w| log::warn!("{w}"));
+        same_language(args);
+    }
+    let rows = scan.rows * args.target.len().max(1) as u64;
+    let done = prepared.done_rows()?;
+    let kept = done.count();
+    let started = Started { args, world, groups, threads, prepared: &prepared, kept, rows };
+    let (end, ranks) = if kept < rows {
+        started.work(&model, &parts)?
+    } else {
+        (End::Done, Vec::new())
+    };
+    match end {
+        End::Stopped(signal) => {
+            if world.rank() == 0 {
+                log::warn!("stopped by signal {signal}: finished rows are kept; the same command goes on from here");
+            }
+            Ok(Exit::Signal(signal))
+        }
+        End::Done => agree(world, finish(args, &model, world, parts, &ranks, kept)),
+    }
+}
+
+fn refuse_device(args: &TranslateArgs) -> Result<()> {
+    if args.device == Device::Cuda {
+        bail!("--device cuda: this build has no CUDA device; use --device cpu");
+    }
+    Ok(())
+}
+
+fn same_language(args: &TranslateArgs) {
+    for target in args.target.iter().filter(|t| Some(*t) == args.source.as_ref()) {
+        log::warn!("--target {target} is also the source language: the model is asked to translate it into itself");
+    }
+}
+
+/// Where every rank may run.
+fn bindings(world: &dyn Comm) -> Result<Vec<launch::Binding>> {
+    let own = serde_json::to_string(&affinity::here(world.rank()))?;
+    gather_texts(world, &own).iter().map(|text| serde_json::from_str(text).context("the binding of a rank")).collect()
+}
+
+/// Rank 0 prepares and tells the others, who open what it made.
+fn prepare(args: &TranslateArgs, model: &Model, world: &dyn Comm) -> Result<(Prepared, Option<Parts>)> {
+    let mut bytes = Vec::new();
+    let mut own = None;
+    let mut error = None;
+    if world.rank() == 0 {
+        match check::files(args).and_then(|()| plan::prepare(args, model)) {
+            Ok((prepared, parts)) => {
+                bytes = serde_json::to_vec(&prepared)?;
+                own = parts;
+            }
+            Err(e) => error = Some(e),
+        }
+    }
+    world.broadcast(0, &mut bytes);
+    if let Some(error) = error {
+        return Err(error);
+    }
+    if bytes.is_empty() {
+        return Err(ReportedElsewhere.into());
+    }
+    let prepared: Prepared = serde_json::from_slice(&bytes).context("the plan of rank 0")?;
+    let parts = match (&prepared.scan, own) {
+        (Some(_), None) => Some(Parts::join(&args.output)?),
+        (_, own) => own,
+    };
+    Ok((prepared, parts))
+}
+
+/// A job whose plan stands.
+struct Started<'a> {
+    args: &'a TranslateArgs,
+    world: &'a dyn Comm,
+    groups: usize,
+    threads: usize,
+    prepared: &'a Prepared,
+    kept: u64,
+    rows: u64,
+}
+
+impl Started<'_> {
+    /// Loads the model and works until no row is left, or a signal comes; collective over all ranks.
+    fn work(&self, model: &Model, parts: &Parts) -> Result<(End, Vec<RankSummary>)> {
+        let (world, args) = (self.world, self.args);
+        signal::listen();
+        let group_size = world.size() / self.groups;
+        let group = world.rank() / group_size;
+        let comm = world.split(group);
+        let device = agree(world, Cpu::new(self.threads))?;
+        let loading = Instant::now();
+        let loaded = self.load(model, comm.as_ref());
+        let mut net = agree(world, loaded)?;
+        let (encoder, decoder) = net.moe_layers();
+        let keep = args.routing.is_some();
+        let mut ctx = Context::new(&device, comm.as_ref(), encoder.len() + decoder.len(), net.experts().0, keep);
+        ctx.meter.since(loading, Phase::Load);
+        let limits = Limits::of(args.batch_tokens, args.target.len());
+        let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model()) as u64;
+        let weights = net.bytes();
+        if world.rank() == 0 {
+            let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
+            log::info!(
+                "{} rows on {ranks} ranks in {} groups, {} threads each ({}, {}); rank 0 holds weights of {weights}, caches up to {caches}",
+                self.rows, self.groups, self.threads, device.isa().name(), plan::dtype_name(model.dtype)
+            );
+        }
+        let Some(scan) = &self.prepared.scan else { bail!("a job without input") };
+        let shares = Shares::new(scan.windows.len(), self.groups);
+        let feed = Feed::new(scan, shares, args.target.len().max(1), self.prepared.done_rows()?);
+        let feed = agree(world, feed)?;
+        let mut batch = Batch::new(model.settings.clone(), limits, &net);
+        let meterman = std::cell::RefCell::new(Meterman::new(self.rows, self.kept, world.rank() == 0));
+        let progress = std::cell::Cell::new(Progress::default());
+        let mut show = |done: Progress| {
+            progress.set(done);
+            meterman.borrow_mut().show(done);
+        };
+        let desk = (comm.rank() == 0).then(|| Desk::new(world, shares, self.groups));
+        let (attempt, world_rank) = (self.prepared.attempt, world.rank());
+        let started = Instant::now();
+        let mut rank = Rank { args, model, parts, attempt, world_rank, group, desk, feed, show: &mut show };
+        let end = rank.work(&mut ctx, &mut batch, &mut net);
+        let seconds = started.elapsed().as_secs_f64();
+        let end = self.settle(end, rank.desk.take());
+        meterman.borrow().finish();
+        let end = end?;
+        let run = Run { group, weights, caches, seconds, progress: progress.get() };
+        Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
+    }
+
+    fn load(&self, model: &Model, comm: &dyn Comm) -> Result<NllbMoe> {
+        let (speaks, place) = (self.world.rank() == 0, (comm.rank(), comm.size()));
+        let mut said = Instant::now();
+        let mut progress = |layer: usize, layers: usize| {
+            if speaks && (layer == 0 || said.elapsed() > Duration::from_secs(10)) {
+                said = Instant::now();
+                log::info!("loading {}: layer {layer} of {layers}", self.args.model.display());
+            }
+        };
+        NllbMoe::load(&model.checkpoint, &model.config, model.dtype, place, &mut progress)
+    }
+
+    /// A failed group ends all groups; rank 0 stays to hand out work until nobody asks any more.
+    fn settle(&self, end: Result<End>, desk: Option<Desk>) -> Result<End> {
+        match &end {
+            Err(error) if self.groups > 1 => {
+                if !error.is::<ReportedElsewhere>() {
+                    eprintln!("sluice: error: {}", exit::message(error));
+                    mpi::abort(2);
+                }
+                // The rank that failed ends the job.
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            Err(_) => {}
+            Ok(ended) => {
+                if let Some(mut desk) = desk {
+                    if *ended != End::Done {
+                        desk.close();
+                    }
+                    while desk.must_stay() {
+                        desk.answer();
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }
+        }
+        end
+    }
+
+    /// Stopped if any group was.
+    fn all_ended(&self, own: End) -> End {
+        let signal = match own {
+            End::Done => 0,
+            End::Stopped(signal) => signal,
+        };
+        let mut all = Vec::new();
+        self.world.all_gather(&[signal], &mut all);
+        match all.into_iter().find(|&s| s != 0) {
+            Some(signal) => End::Stopped(signal),
+            None => End::Done,
+        }
+    }
+}
+
+/// Rank 0 puts the file together and says how it went; the others have nothing left to do.
+fn finish(args: &TranslateArgs, model: &Model, world: &dyn Comm, parts: Parts, ranks: &[RankSummary], kept: u64) -> Result<Exit> {
+    if world.rank() != 0 {
+        return Ok(Exit::Done);
+    }
+    let mut quality = Quality::new(&args.target, &args.references)?;
+    let merged = !args.no_merge;
+    if merged {
+        let summary = parts.merge(&mut quality)?;
+        log::info!("{}: {} rows, {}", summary.out.display(), summary.rows, size(summary.bytes));
+        let _ = std::fs::remove_file(plan::spooled(args));
+    } else {
+        log::info!("left unmerged: sluice merge {}", parts.dir().display());
+    }
+    let quality = merged.then_some(&quality);
+    if !ranks.is_empty() {
+        summary::print(ranks, quality, kept);
+    }
+    if let Some(path) = &args.report {
+        let report = summary::report(args, model, ranks, quality);
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("--report {}", path.display()))?;
+    }
+    let failed = quality.map_or(0, |q| q.statuses[Status::Failed as usize]);
+    if failed > 0 {
+        log::warn!("{failed} rows failed (status 4)");
+        return Ok(Exit::SomeRowsFailed);
+    }
+    Ok(Exit::Done)
+}

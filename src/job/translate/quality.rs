@@ -1,0 +1,115 @@
+//! What is said of all rows together, computed as the finished file is put together: counts, BLEU and chrF.
+
+use crate::corpus::{scan, Record, WindowLimits, WindowReader};
+use crate::metrics::bleu::BleuStats;
+use crate::metrics::chrf::ChrfStats;
+use crate::results::{Judge, Metric, MetricValue, Row, Status};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+/// Reads rows in order beside their references.
+#[derive(Default)]
+pub struct Quality {
+    /// By target language, in the order of `--target`.
+    targets: Vec<Target>,
+    outputs: u64,
+    /// Rows by status.
+    pub statuses: [u64; Status::ALL.len()],
+    /// Generated tokens of all rows.
+    pub tokens: u64,
+}
+
+struct Target {
+    name: String,
+    references: References,
+    bleu: BleuStats,
+    chrf: ChrfStats,
+}
+
+/// A reference file read forwards, a window at a time.
+struct References {
+    reader: WindowReader,
+    windows: Vec<u64>,
+    next: usize,
+    first: u64,
+    lines: Vec<Record>,
+}
+
+impl References {
+    fn open(path: &PathBuf) -> Result<References> {
+        let scan = scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        let windows = scan.windows.iter().map(|w| w.rows).collect();
+        Ok(References { reader: WindowReader::open(&scan)?, windows, next: 0, first: 0, lines: Vec::new() })
+    }
+
+    /// Line `line`; asked for in ascending order.
+    fn line(&mut self, line: u64) -> Result<&str> {
+        while line >= self.first + self.lines.len() as u64 {
+            self.first += self.lines.len() as u64;
+            self.lines = self.reader.read(self.next)?;
+            self.next += 1;
+        }
+        Ok(&self.lines[(line - self.first) as usize].text)
+    }
+}
+
+impl Quality {
+    /// For `targets` outputs a record, with a reference file for each or none at all.
+    ///
+    /// # Errors
+    /// When a reference file cannot be read.
+    pub fn new(targets: &[String], references: &[PathBuf]) -> Result<Quality> {
+        let open = |(i, path): (usize, &PathBuf)| -> Result<Target> {
+            let references = References::open(path).with_context(|| format!("--references {}", path.display()))?;
+            let name = targets.get(i).filter(|_| targets.len() > 1).map(|t| format!("_{t}")).unwrap_or_default();
+            Ok(Target { name, references, bleu: BleuStats::default(), chrf: ChrfStats::default() })
+        };
+        let targets_read = references.iter().enumerate().map(open).collect::<Result<_>>()?;
+        Ok(Quality { targets: targets_read, outputs: targets.len().max(1) as u64, ..Quality::default() })
+    }
+
+    /// BLEU and chrF of each target with references: (name, figure).
+    pub fn figures(&self) -> Vec<(String, f64)> {
+        let of = |t: &Target| {
+            let bleu = (format!("BLEU{}", t.name), t.bleu.score().score);
+            [bleu, (format!("{}{}", t.chrf.score().name(), t.name), t.chrf.score().score)]
+        };
+        self.targets.iter().flat_map(of).collect()
+    }
+
+    fn signatures(&self) -> Vec<(String, String)> {
+        let of = |t: &Target| {
+            let bleu = (format!("BLEU{}_signature", t.name), t.bleu.signature());
+            [bleu, (format!("{}{}_signature", t.chrf.score().name(), t.name), t.chrf.signature())]
+        };
+        self.targets.iter().flat_map(of).collect()
+    }
+}
+
+impl Judge for Quality {
+    fn see(&mut self, rows: &[Row]) -> Result<()> {
+        for row in rows {
+            self.statuses[row.status as usize] += 1;
+            self.tokens += row.ids.len() as u64;
+            let (line, target) = (row.index / self.outputs, (row.index % self.outputs) as usize);
+            if let Some(t) = self.targets.get_mut(target) {
+                let reference = t.references.line(line)?;
+                t.bleu.add(&row.output, &[reference]);
+                t.chrf.add(&row.output, &[reference]);
+            }
+        }
+        Ok(())
+    }
+
+    fn metrics(&mut self) -> Result<Vec<Metric>> {
+        let count = |name: String, n: u64| Metric { name, value: MetricValue::Count(n) };
+        let number = |(name, x)| Metric { name, value: MetricValue::Number(x) };
+        let text = |(name, s)| Metric { name, value: MetricValue::Text(s) };
+        let mut all: Vec<Metric> = self.figures().into_iter().map(number).collect();
+        all.extend(self.signatures().into_iter().map(text));
+        all.push(count("tokens".into(), self.tokens));
+        let statuses = Status::ALL.iter().zip(self.statuses);
+        all.extend(statuses.map(|(s, n)| count(format!("rows_{}", s.name().replace(' ', "_")), n)));
+        Ok(all)
+    }
+}

@@ -1,0 +1,239 @@
+//! What a run says of itself: progress on the way, a summary and a report at the end.
+
+use super::desk::Progress;
+use super::plan::{dtype_name, Model};
+use super::quality::Quality;
+use crate::cli::translate::TranslateArgs;
+use crate::comm::{gather_texts, mpi, Comm};
+use crate::metrics::meter::{memory_now, peak_memory};
+use crate::moe::Context;
+use crate::results::Status;
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Value};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Between two lines of a log.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Shows how far the job is: a bar on a terminal, a line now and then in a log.
+pub struct Meterman {
+    bar: Option<ProgressBar>,
+    kept: u64,
+    total: u64,
+    started: Instant,
+    said: Instant,
+}
+
+impl Meterman {
+    /// For a job of `total` rows of which `kept` are done. Silent unless `speaks`.
+    pub fn new(total: u64, kept: u64, speaks: bool) -> Meterman {
+        let bar = (speaks && std::io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} rows  {msg}  ETA {eta}");
+            let bar = ProgressBar::new(total).with_position(kept);
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        let now = Instant::now();
+        let total = if speaks { total } else { 0 };
+        Meterman { bar, kept, total, started: now, said: now }
+    }
+
+    /// Shows what is done by now.
+    pub fn show(&mut self, done: Progress) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = done.tokens as f64 / seconds.max(1e-3);
+        let rows = self.kept + done.rows;
+        if let Some(bar) = &self.bar {
+            bar.set_position(rows);
+            bar.set_message(format!("{rate:.0} tokens/s"));
+        } else if self.total > 0 && self.said.elapsed() >= INTERVAL {
+            self.said = Instant::now();
+            let left = (self.total - rows) as f64 * seconds / (done.rows as f64).max(1.0);
+            log::info!(
+                "rows {rows}/{} ({:.1} %), {rate:.0} tokens/s, ETA {}, memory {}",
+                self.total,
+                100.0 * rows as f64 / self.total as f64,
+                clock(left),
+                size(memory_now())
+            );
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What one rank has to say at the end.
+#[derive(Serialize, Deserialize)]
+pub struct RankSummary {
+    rank: usize,
+    group: usize,
+    phases: Vec<(String, f64, u64)>,
+    peak_memory: u64,
+    weights: u64,
+    caches: u64,
+    threads: usize,
+    isa: String,
+    seconds: f64,
+    rows: u64,
+    tokens: u64,
+    loads: Vec<Vec<u64>>,
+}
+
+/// What the rank knows of its run besides the context.
+pub struct Run {
+    /// Group of the rank.
+    pub group: usize,
+    /// Bytes of packed weights.
+    pub weights: u64,
+    /// Bytes that the caches may come to hold.
+    pub caches: u64,
+    /// Wall time from the first batch to the last closed segment.
+    pub seconds: f64,
+    /// What its group did.
+    pub progress: Progress,
+}
+
+/// Every rank's summary, on every rank (collective).
+///
+/// # Errors
+/// Never, but for a rank that says nonsense.
+pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSummary>> {
+    let leader = ctx.comm.rank() == 0;
+    let own = RankSummary {
+        rank: world.rank(),
+        group: run.group,
+        phases: ctx.meter.rows().map(|(name, s, b)| (name.to_string(), s, b)).collect(),
+        peak_memory: peak_memory(),
+        weights: run.weights,
+        caches: run.caches,
+        threads: ctx.device.threads(),
+        isa: ctx.device.isa().name().to_string(),
+        seconds: run.seconds,
+        rows: if leader { run.progress.rows } else { 0 },
+        tokens: if leader { run.progress.tokens } else { 0 },
+        loads: ctx.loads.clone(),
+    };
+    let all = gather_texts(world, &serde_json::to_string(&own)?);
+    all.iter().map(|text| serde_json::from_str(text).context("the summary of a rank")).collect()
+}
+
+/// Largest over mean expert load of each MoE layer, over all ranks; 0 for a layer that saw no token.
+pub fn imbalance(ranks: &[RankSummary]) -> Vec<f64> {
+    let layers = ranks.first().map_or(0, |r| r.loads.len());
+    let of = |layer: usize| {
+        let experts = ranks[0].loads[layer].len();
+        let total = |e: usize| ranks.iter().map(|r| r.loads[layer][e]).sum::<u64>();
+        let loads: Vec<u64> = (0..experts).map(total).collect();
+        let (largest, sum) = (loads.iter().copied().max().unwrap_or(0), loads.iter().sum::<u64>());
+        if sum == 0 {
+            0.0
+        } else {
+            largest as f64 * experts as f64 / sum as f64
+        }
+    };
+    (0..layers).map(of).collect()
+}
+
+/// The run report (JSON), in the shape that lm-evaluation-harness uses: results, config, versions, environment.
+pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], quality: Option<&Quality>) -> Value {
+    let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
+    let tokens: u64 = ranks.iter().map(|r| r.tokens).sum();
+    let phases = ranks.iter().map(|r| {
+        let named = r.phases.iter().map(|(name, s, b)| (name.clone(), json!({"seconds": s, "bytes": b})));
+        json!({"rank": r.rank, "group": r.group, "phases": named.collect::<serde_json::Map<_, _>>()})
+    });
+    let environment: serde_json::Map<String, Value> = std::env::vars()
+        .filter(|(name, _)| ["SLURM_", "OMP_", "OMPI_COMM_", "SLUICE_"].iter().any(|p| name.starts_with(p)))
+        .map(|(name, value)| (name, value.into()))
+        .collect();
+    json!({
+        "results": {
+            "rows": ranks.iter().map(|r| r.rows).sum::<u64>(),
+            "tokens": tokens,
+            "seconds": seconds,
+            "tokens_per_second": if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
+            "all_rows": quality.map(|q| q.statuses.iter().sum::<u64>()),
+            "all_tokens": quality.map(|q| q.tokens),
+            "by_status": quality.map(|q| Status::ALL.iter().zip(q.statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
+            "metrics": quality.map(|q| q.figures().into_iter().map(|(n, x)| (n, json!(x))).collect::<serde_json::Map<_, _>>()),
+            "phases": phases.collect::<Vec<_>>(),
+            "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
+            "weight_bytes": ranks.iter().map(|r| r.weights).collect::<Vec<_>>(),
+            "cache_bytes_at_most": ranks.iter().map(|r| r.caches).collect::<Vec<_>>(),
+            "imbalance": imbalance(ranks),
+            "experts": ranks.first().map_or(0, |r| r.loads.first().map_or(0, Vec::len)),
+        },
+        "config": args,
+        "dtype": dtype_name(model.dtype),
+        "ranks": ranks.len(),
+        "threads": ranks.iter().map(|r| r.threads).collect::<Vec<_>>(),
+        "isa": ranks.iter().map(|r| r.isa.clone()).collect::<Vec<_>>(),
+        "versions": {"sluice": env!("CARGO_PKG_VERSION"), "mpi": mpi::library(), "hdf5": hdf5_version()},
+        "git_hash": option_env!("SLUICE_GIT_HASH"),
+        "date": date(),
+        "environment": environment,
+    })
+}
+
+/// The summary for people.
+pub fn print(ranks: &[RankSummary], quality: Option<&Quality>, kept: u64) {
+    let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
+    let (rows, tokens) = (ranks.iter().map(|r| r.rows).sum::<u64>(), ranks.iter().map(|r| r.tokens).sum::<u64>());
+    let rate = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    println!("rows        {rows} in {} ({kept} kept from earlier starts)", clock(seconds));
+    println!("tokens      {tokens} generated, {rate:.0} tokens/s on {} ranks", ranks.len());
+    if let Some(q) = quality {
+        let named = Status::ALL.iter().zip(q.statuses).filter(|(_, n)| *n > 0);
+        println!("by status   {}", named.map(|(s, n)| format!("{n} {}", s.name())).collect::<Vec<_>>().join(", "));
+        for (name, figure) in q.figures() {
+            println!("{name:<11} {figure:.2}");
+        }
+    }
+    let total = |name: &str| ranks.iter().flat_map(|r| &r.phases).filter(|p| p.0 == name).map(|p| p.1).sum::<f64>();
+    let names = ranks.first().into_iter().flat_map(|r| r.phases.iter().map(|p| p.0.as_str()));
+    let all: f64 = ranks.iter().flat_map(|r| &r.phases).map(|p| p.1).sum();
+    let shares = names.map(|n| (n, 100.0 * total(n) / all.max(1e-9))).filter(|s| s.1 >= 0.5);
+    println!("time        {}", shares.map(|(n, s)| format!("{n} {s:.0} %")).collect::<Vec<_>>().join(", "));
+    let peak = ranks.iter().max_by_key(|r| r.peak_memory);
+    if let Some(r) = peak {
+        let (weights, caches) = (size(r.weights), size(r.caches));
+        println!("memory      {} at most, on rank {} (weights {weights}, caches up to {caches})", size(r.peak_memory), r.rank);
+    }
+    let worst = imbalance(ranks).into_iter().fold(0.0, f64::max);
+    println!("imbalance   {worst:.2} (largest over mean expert load, worst layer)");
+}
+
+fn hdf5_version() -> String {
+    let (a, b, c) = hdf5::library_version();
+    format!("{a}.{b}.{c}")
+}
+
+/// Now, as seconds since 1970 and in words.
+fn date() -> Value {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    json!(now)
+}
+
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b >= (1u64 << 30) as f64 => format!("{:.1} GiB", b / (1u64 << 30) as f64),
+        b => format!("{:.0} MiB", b / (1u64 << 20) as f64),
+    }
+}
+
+/// Seconds as h:mm:ss, short ones with a decimal.
+fn clock(seconds: f64) -> String {
+    let s = seconds as u64;
+    match s {
+        0..60 => format!("{seconds:.1} s"),
+        _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
+    }
+}
