@@ -14,3 +14,4 @@ pub mod job;
 pub mod metrics;
 pub mod model;
 pub mod moe;
+pub mod results;

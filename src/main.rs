@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{bail, Result};
+use anyhow::Result;
 use sluicegate::cli::{self, exit, exit::Exit, Command};
+use sluicegate::comm::mpi::World;
 use sluicegate::comm::{affinity, launch};
-use sluicegate::job::doctor;
+use sluicegate::job::{doctor, merge, show, translate};
 
 fn main() -> ExitCode {
     let environment = launch::environment();
@@ -21,11 +22,27 @@ fn main() -> ExitCode {
 fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
     match command {
         Command::Translate(args) => {
-            cli::check::files(&args)?;
-            bail!("translate is not there yet")
+            let world = World::start()?;
+            cli::log::set_rank(world.comm().rank(), world.comm().size());
+            translate::run(&args, world.comm())
         }
-        Command::Show(_) => bail!("show is not there yet"),
-        Command::Merge(_) => bail!("merge is not there yet"),
+        Command::Show(args) => {
+            let format = match args.format {
+                cli::ShowFormat::Text => show::ShowFormat::Text,
+                cli::ShowFormat::Tsv => show::ShowFormat::Tsv,
+                cli::ShowFormat::Jsonl => show::ShowFormat::Jsonl,
+            };
+            let options = show::ShowOptions {
+                path: args.path,
+                format,
+                summary: args.summary,
+            };
+            show::run(&options, &mut io::stdout().lock()).map(|()| Exit::Done)
+        }
+        Command::Merge(args) => {
+            let options = merge::MergeOptions { path: args.parts };
+            merge::run(&options, &mut io::stdout().lock()).map(|()| Exit::Done)
+        }
         Command::Doctor(args) => {
             let checkpoint = args
                 .model

@@ -30,8 +30,14 @@ impl Part<'_> {
     /// Panics when counts and buffers disagree: sending past a buffer would be worse.
     fn check(&self, ranks: usize, rank: usize) {
         let sum = |counts: &[u32]| counts.iter().map(|&c| c as usize).sum::<usize>() * self.row_bytes;
-        assert!(self.send_rows.len() == ranks && self.recv_rows.len() == ranks, "one count for each rank");
-        assert!(self.send_rows[rank] == 0 && self.recv_rows[rank] == 0, "own rows are not exchanged");
+        assert!(
+            self.send_rows.len() == ranks && self.recv_rows.len() == ranks,
+            "one count for each rank"
+        );
+        assert!(
+            self.send_rows[rank] == 0 && self.recv_rows[rank] == 0,
+            "own rows are not exchanged"
+        );
         assert_eq!(sum(self.send_rows), self.send.len(), "bytes to send");
         assert_eq!(sum(self.recv_rows), self.recv.len(), "bytes to receive");
     }

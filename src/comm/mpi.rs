@@ -35,7 +35,10 @@ impl World {
             eprintln!("sluice: error: rank {rank} panicked; the whole job ends");
             abort(2);
         }));
-        Ok(World { _universe: universe, comm })
+        Ok(World {
+            _universe: universe,
+            comm,
+        })
     }
 
     /// All ranks of the job.
@@ -61,7 +64,14 @@ pub fn abort(code: i32) -> ! {
 /// The MPI library's own name and version, one line.
 pub fn library() -> String {
     let text = ::mpi::environment::library_version().unwrap_or_else(|_| "unknown MPI library".into());
-    text.trim_end_matches('\0').lines().next().unwrap_or_default().split(", ").next().unwrap_or_default().to_string()
+    text.trim_end_matches('\0')
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split(", ")
+        .next()
+        .unwrap_or_default()
+        .to_string()
 }
 
 /// Datatypes of a row's bytes, so that counts count rows; kept for the whole job.
@@ -83,7 +93,13 @@ impl MpiComm {
         let (mut rank, mut size): (c_int, c_int) = (0, 0);
         ffi::MPI_Comm_rank(comm, &mut rank);
         ffi::MPI_Comm_size(comm, &mut size);
-        MpiComm { comm, rank: rank as usize, size: size as usize, types, posted: RefCell::default() }
+        MpiComm {
+            comm,
+            rank: rank as usize,
+            size: size as usize,
+            types,
+            posted: RefCell::default(),
+        }
     }
 
     fn row_type(&self, bytes: usize) -> ffi::MPI_Datatype {
@@ -100,7 +116,13 @@ impl MpiComm {
 
     fn wait(&self, requests: &mut [ffi::MPI_Request]) {
         // SAFETY: the requests were started by this module and their buffers outlive this call.
-        unsafe { ffi::MPI_Waitall(requests.len() as c_int, requests.as_mut_ptr(), ffi::RSMPI_STATUSES_IGNORE) };
+        unsafe {
+            ffi::MPI_Waitall(
+                requests.len() as c_int,
+                requests.as_mut_ptr(),
+                ffi::RSMPI_STATUSES_IGNORE,
+            )
+        };
     }
 }
 
@@ -125,7 +147,15 @@ impl Comm for MpiComm {
         // SAFETY: both buffers hold what the counts say: n bytes, and n for each rank.
         unsafe {
             let byte = ffi::RSMPI_UINT8_T;
-            ffi::MPI_Allgather(mine.as_ptr() as *const c_void, n, byte, all.as_mut_ptr() as *mut c_void, n, byte, self.comm);
+            ffi::MPI_Allgather(
+                mine.as_ptr() as *const c_void,
+                n,
+                byte,
+                all.as_mut_ptr() as *mut c_void,
+                n,
+                byte,
+                self.comm,
+            );
         }
     }
 
@@ -133,7 +163,13 @@ impl Comm for MpiComm {
         let mut bytes = data.len() as u64;
         // SAFETY: one u64 on every rank, then pieces that lie inside `data`, which has that length everywhere.
         unsafe {
-            ffi::MPI_Bcast(&mut bytes as *mut u64 as *mut c_void, 1, ffi::RSMPI_UINT64_T, root as c_int, self.comm);
+            ffi::MPI_Bcast(
+                &mut bytes as *mut u64 as *mut c_void,
+                1,
+                ffi::RSMPI_UINT64_T,
+                root as c_int,
+                self.comm,
+            );
             data.resize(bytes as usize, 0);
             for piece in data.chunks_mut(MOST_ROWS) {
                 let (at, n) = (piece.as_mut_ptr() as *mut c_void, piece.len() as c_int);
@@ -148,12 +184,24 @@ impl Comm for MpiComm {
     }
 
     fn all_to_all(&self, send: &[u32], recv: &mut [u32], meanwhile: &mut dyn FnMut()) {
-        assert!(send.len() == self.size && recv.len() == self.size, "one number for each rank");
+        assert!(
+            send.len() == self.size && recv.len() == self.size,
+            "one number for each rank"
+        );
         // SAFETY: one u32 a rank in both buffers, borrowed until the request has completed below.
         unsafe {
             let mut request = std::mem::zeroed();
             let (from, to) = (send.as_ptr() as *const c_void, recv.as_mut_ptr() as *mut c_void);
-            ffi::MPI_Ialltoall(from, 1, ffi::RSMPI_UINT32_T, to, 1, ffi::RSMPI_UINT32_T, self.comm, &mut request);
+            ffi::MPI_Ialltoall(
+                from,
+                1,
+                ffi::RSMPI_UINT32_T,
+                to,
+                1,
+                ffi::RSMPI_UINT32_T,
+                self.comm,
+                &mut request,
+            );
             meanwhile();
             self.wait(&mut [request]);
         }
@@ -227,7 +275,15 @@ impl Comm for MpiComm {
             ffi::MPI_Get_count(&status, ffi::RSMPI_UINT8_T, &mut n);
             let mut data = vec![0u8; n as usize];
             let (at, from) = (data.as_mut_ptr() as *mut c_void, status.MPI_SOURCE);
-            ffi::MPI_Recv(at, n, ffi::RSMPI_UINT8_T, from, MESSAGE, self.comm, ffi::RSMPI_STATUS_IGNORE);
+            ffi::MPI_Recv(
+                at,
+                n,
+                ffi::RSMPI_UINT8_T,
+                from,
+                MESSAGE,
+                self.comm,
+                ffi::RSMPI_STATUS_IGNORE,
+            );
             Some((from as usize, data))
         }
     }

@@ -35,19 +35,33 @@ pub fn run<T: Send>(ranks: usize, work: impl Fn(&dyn Comm) -> T + Sync) -> Vec<T
     let post = Arc::new(Post::default());
     std::thread::scope(|scope| {
         let start = |rank| {
-            let comm = ThreadComm { post: post.clone(), group: 0, rank, members: (0..ranks).collect() };
+            let comm = ThreadComm {
+                post: post.clone(),
+                group: 0,
+                rank,
+                members: (0..ranks).collect(),
+            };
             let work = &work;
             scope.spawn(move || work(&comm))
         };
         let handles: Vec<_> = (0..ranks).map(start).collect();
-        handles.into_iter().map(|h| h.join().expect("a rank panicked")).collect()
+        handles
+            .into_iter()
+            .map(|h| h.join().expect("a rank panicked"))
+            .collect()
     })
 }
 
 impl ThreadComm {
     fn put(&self, channel: u8, to: usize, data: Vec<u8>) {
         let address = (self.group, channel, self.members[self.rank], self.members[to]);
-        self.post.boxes.lock().expect("no poison").entry(address).or_default().push_back(data);
+        self.post
+            .boxes
+            .lock()
+            .expect("no poison")
+            .entry(address)
+            .or_default()
+            .push_back(data);
         self.post.arrived.notify_all();
     }
 
@@ -59,7 +73,11 @@ impl ThreadComm {
                 return data;
             }
             let (back, timeout) = self.post.arrived.wait_timeout(boxes, PATIENCE).expect("no poison");
-            assert!(!timeout.timed_out(), "rank {} waited for rank {from} in vain", self.rank);
+            assert!(
+                !timeout.timed_out(),
+                "rank {} waited for rank {from} in vain",
+                self.rank
+            );
             boxes = back;
         }
     }
@@ -101,7 +119,8 @@ impl Comm for ThreadComm {
     }
 
     fn all_to_all(&self, send: &[u32], recv: &mut [u32], meanwhile: &mut dyn FnMut()) {
-        self.others().for_each(|r| self.put(COLLECTIVE, r, send[r].to_le_bytes().to_vec()));
+        self.others()
+            .for_each(|r| self.put(COLLECTIVE, r, send[r].to_le_bytes().to_vec()));
         meanwhile();
         recv[self.rank] = send[self.rank];
         for r in self.others() {
@@ -142,7 +161,10 @@ impl Comm for ThreadComm {
         let mut boxes = self.post.boxes.lock().expect("no poison");
         (0..self.size()).find_map(|r| {
             let address = (self.group, MESSAGE, self.members[r], self.members[self.rank]);
-            boxes.get_mut(&address).and_then(VecDeque::pop_front).map(|data| (r, data))
+            boxes
+                .get_mut(&address)
+                .and_then(VecDeque::pop_front)
+                .map(|data| (r, data))
         })
     }
 
@@ -153,8 +175,16 @@ impl Comm for ThreadComm {
         let inside: Vec<usize> = (0..self.size()).filter(same).collect();
         let rank = inside.iter().position(|&r| r == self.rank).expect("own color");
         let members = inside.iter().map(|&r| self.members[r]).collect();
-        let group = self.group.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(color as u64 + 1);
-        Box::new(ThreadComm { post: self.post.clone(), group, rank, members })
+        let group = self
+            .group
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(color as u64 + 1);
+        Box::new(ThreadComm {
+            post: self.post.clone(),
+            group,
+            rank,
+            members,
+        })
     }
 }
 
@@ -167,7 +197,13 @@ mod tests {
         run(3, |comm| {
             let me = comm.rank();
             // Rank r sends r + to rows of two bytes [me, to] to every other rank; rank 2 sends nothing to rank 0.
-            let rows = |from: usize, to: usize| if from == to || (from, to) == (2, 0) { 0 } else { (from + to) as u32 };
+            let rows = |from: usize, to: usize| {
+                if from == to || (from, to) == (2, 0) {
+                    0
+                } else {
+                    (from + to) as u32
+                }
+            };
             let send_rows: Vec<u32> = (0..3).map(|to| rows(me, to)).collect();
             let mut recv_rows = vec![0; 3];
             comm.all_to_all(&send_rows, &mut recv_rows, &mut || ());
@@ -175,7 +211,13 @@ mod tests {
             let fill = |from: usize, to: usize| [from as u8, to as u8].repeat(rows(from, to) as usize);
             let send: Vec<u8> = (0..3).flat_map(|to| fill(me, to)).collect();
             let mut recv = vec![0; recv_rows.iter().sum::<u32>() as usize * 2];
-            let mut part = [Part { send: &send, send_rows: &send_rows, recv: &mut recv, recv_rows: &recv_rows, row_bytes: 2 }];
+            let mut part = [Part {
+                send: &send,
+                send_rows: &send_rows,
+                recv: &mut recv,
+                recv_rows: &recv_rows,
+                row_bytes: 2,
+            }];
             comm.exchange(&mut part, &mut |_| ());
             assert_eq!(recv, (0..3).flat_map(|from| fill(from, me)).collect::<Vec<u8>>());
         });
@@ -196,8 +238,14 @@ mod tests {
                 assert_eq!((0..4).filter_map(|_| comm.try_receive()).count(), 4);
                 assert!(comm.try_receive().is_none());
             }
-            let mine = if comm.rank() >= 2 { Err(anyhow::anyhow!("rank {}", comm.rank())) } else { Ok(()) };
-            let error = super::super::agree(comm, mine).expect_err("two ranks failed").to_string();
+            let mine = if comm.rank() >= 2 {
+                Err(anyhow::anyhow!("rank {}", comm.rank()))
+            } else {
+                Ok(())
+            };
+            let error = super::super::agree(comm, mine)
+                .expect_err("two ranks failed")
+                .to_string();
             assert_eq!(error == "rank 2", comm.rank() == 2);
         });
     }

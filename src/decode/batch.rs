@@ -62,7 +62,10 @@ pub struct Limits {
 impl Limits {
     /// Limits for a token budget, with at least one sentence of `outputs` outputs.
     pub fn of(tokens: usize, outputs: usize) -> Limits {
-        Limits { tokens, outputs: (tokens / LEAST_TOKENS).max(1) * outputs.max(1) }
+        Limits {
+            tokens,
+            outputs: (tokens / LEAST_TOKENS).max(1) * outputs.max(1),
+        }
     }
 
     /// The most bytes the caches can come to hold: generated tokens of all outputs at full length, and source tokens.
@@ -165,7 +168,9 @@ impl Batch {
             if self.active.is_empty() && self.placed.is_empty() && tokens > self.limits.tokens {
                 self.widen(tokens);
             }
-            let Some(place) = self.slots.take(tokens, outputs) else { return };
+            let Some(place) = self.slots.take(tokens, outputs) else {
+                return;
+            };
             let request = self.queue.pop_front().expect("there is a front");
             self.placed.push((request, place));
         }
@@ -183,8 +188,13 @@ impl Batch {
     /// Encodes what waits; collective, with nothing where nothing does. `step` numbers the group's steps.
     pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn EncoderDecoder, step: u64) {
         let placed = std::mem::take(&mut self.placed);
-        let sources: Vec<SourceRow> =
-            placed.iter().map(|(r, p)| SourceRow { ids: &r.ids, first: p.source.start }).collect();
+        let sources: Vec<SourceRow> = placed
+            .iter()
+            .map(|(r, p)| SourceRow {
+                ids: &r.ids,
+                first: p.source.start,
+            })
+            .collect();
         model.encode(ctx, &sources, &mut self.caches);
         let layers = model.moe_layers().0.len();
         let mut first = 0;
@@ -197,8 +207,18 @@ impl Batch {
             for (output, own) in request.outputs.into_iter().zip(place.own) {
                 let search = Search::new(&self.settings, output.forced);
                 let credits_source = output.credits_source;
-                let trace = visit.clone().map(|encoder| Trace { credits_source, encoder, decoder: Vec::new() });
-                self.active.push(Decoding { output, search, own, source, trace });
+                let trace = visit.clone().map(|encoder| Trace {
+                    credits_source,
+                    encoder,
+                    decoder: Vec::new(),
+                });
+                self.active.push(Decoding {
+                    output,
+                    search,
+                    own,
+                    source,
+                    trace,
+                });
             }
         }
     }
@@ -234,7 +254,13 @@ impl Batch {
                 };
                 let row = d.own + position * beams + r;
                 let source = (source.start, source.len());
-                rows.push(DecodeRow { token: ids[position], position, row, keys, source });
+                rows.push(DecodeRow {
+                    token: ids[position],
+                    position,
+                    row,
+                    keys,
+                    source,
+                });
             }
         }
         let hidden = model.decode(ctx, &rows, &mut self.caches);
@@ -271,18 +297,24 @@ impl Batch {
         }
         let table = |d: &Decoding, r: usize| -> Vec<u32> {
             let path = d.search.path(r).iter().copied().chain([r as u32]);
-            path.enumerate().map(|(i, row)| (d.own + i * beams) as u32 + row).collect()
+            path.enumerate()
+                .map(|(i, row)| (d.own + i * beams) as u32 + row)
+                .collect()
         };
-        self.active.iter().flat_map(|d| (0..d.search.rows()).map(move |r| table(d, r))).collect()
+        self.active
+            .iter()
+            .flat_map(|d| (0..d.search.rows()).map(move |r| table(d, r)))
+            .collect()
     }
 
     /// Candidates of each wanted row, in order.
     fn offers(&self, ctx: &mut Context, model: &dyn EncoderDecoder, wanted: &[(usize, usize)]) -> Vec<Vec<Candidate>> {
         let found: Vec<OnceLock<anyhow::Result<Vec<Candidate>>>> = wanted.iter().map(|_| OnceLock::new()).collect();
-        ctx.device.head(&self.head_rows, model.head(), LOGITS_BYTES, |i, logits| {
-            let (d, r) = wanted[i];
-            let _ = found[i].set(candidates(&self.settings, self.active[d].search.ids(r), logits));
-        });
+        ctx.device
+            .head(&self.head_rows, model.head(), LOGITS_BYTES, |i, logits| {
+                let (d, r) = wanted[i];
+                let _ = found[i].set(candidates(&self.settings, self.active[d].search.ids(r), logits));
+            });
         let mut offered = Vec::with_capacity(found.len());
         for found in found {
             match found.into_inner() {
@@ -327,7 +359,11 @@ impl Batch {
                     if source.users == 0 {
                         self.slots.give_back_source(source.rows.clone());
                     }
-                    finished.push(Finished { key: d.output.key, hypothesis, trace: d.trace });
+                    finished.push(Finished {
+                        key: d.output.key,
+                        hypothesis,
+                        trace: d.trace,
+                    });
                 }
             }
         }

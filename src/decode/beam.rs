@@ -27,8 +27,18 @@ impl Beams {
     /// A search that has only the start token. Until hypotheses differ there is just one: Hugging Face starts the
     /// others at -1e9, where they never win.
     pub fn new(settings: &Settings, forced: Option<u32>) -> Beams {
-        let first = Running { ids: vec![settings.start], logprobs: Vec::new(), path: Vec::new(), sum: 0.0 };
-        Beams { running: vec![first], finished: Vec::new(), improving: true, forced }
+        let first = Running {
+            ids: vec![settings.start],
+            logprobs: Vec::new(),
+            path: Vec::new(),
+            sum: 0.0,
+        };
+        Beams {
+            running: vec![first],
+            finished: Vec::new(),
+            improving: true,
+            forced,
+        }
     }
 
     /// Hypotheses that still grow.
@@ -64,14 +74,21 @@ impl Beams {
             for &(sum, row, c) in ending {
                 let score = sum / power(length - 1, settings.length_penalty);
                 let h = self.running[row].extended(row, c, sum);
-                self.finished.push(Hypothesis { ids: h.ids, logprobs: h.logprobs, path: h.path, score });
+                self.finished.push(Hypothesis {
+                    ids: h.ids,
+                    logprobs: h.logprobs,
+                    path: h.path,
+                    score,
+                });
             }
             // Stable: of equal scores the earlier one stays ahead.
             self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
             self.finished.truncate(beams);
         }
         let growing = best.iter().filter(|(_, _, c)| !ends(c)).take(beams);
-        let next: Vec<Running> = growing.map(|&(sum, row, c)| self.running[row].extended(row, c, sum)).collect();
+        let next: Vec<Running> = growing
+            .map(|&(sum, row, c)| self.running[row].extended(row, c, sum))
+            .collect();
         let full = self.finished.len() == beams;
         if let (true, Some(front)) = (full, next.first()) {
             let never = settings.early_stopping == EarlyStopping::Never && settings.length_penalty > 0.0;
@@ -102,7 +119,12 @@ impl Beams {
         if self.finished.is_empty() {
             // Only when no candidate was left at all: the best running hypothesis as it stands.
             let h = self.running.swap_remove(0);
-            return Hypothesis { score: h.sum, ids: h.ids, logprobs: h.logprobs, path: h.path };
+            return Hypothesis {
+                score: h.sum,
+                ids: h.ids,
+                logprobs: h.logprobs,
+                path: h.path,
+            };
         }
         self.finished.swap_remove(0)
     }
@@ -144,8 +166,12 @@ mod tests {
         let last = ids[ids.len() - 1] as usize;
         let weight = |t: usize| 1.0 + ((last * 7 + t * 5 + ids.len() * 3) % 11) as f32;
         let total: f32 = (1..8).map(weight).sum();
-        let mut all: Vec<Candidate> =
-            (1..8).map(|t| Candidate { token: t as u32, logprob: (weight(t) / total).ln() }).collect();
+        let mut all: Vec<Candidate> = (1..8)
+            .map(|t| Candidate {
+                token: t as u32,
+                logprob: (weight(t) / total).ln(),
+            })
+            .collect();
         all.sort_by(|a, b| b.logprob.total_cmp(&a.logprob).then(a.token.cmp(&b.token)));
         all.truncate(count);
         all
@@ -154,7 +180,9 @@ mod tests {
     /// The reference's algorithm, with its -1e9 beams, on plain lists.
     fn slowly(s: &Settings) -> (f32, Vec<u32>) {
         let nb = s.beams;
-        let mut run: Vec<(f32, Vec<u32>)> = (0..nb).map(|i| (if i == 0 { 0.0 } else { -1e9 }, vec![s.start])).collect();
+        let mut run: Vec<(f32, Vec<u32>)> = (0..nb)
+            .map(|i| (if i == 0 { 0.0 } else { -1e9 }, vec![s.start]))
+            .collect();
         let (mut done, mut improving): (Vec<(f32, Vec<u32>)>, bool) = (Vec::new(), true);
         loop {
             let cur = run[0].1.len();
@@ -174,11 +202,18 @@ mod tests {
                 done.truncate(nb);
             }
             let all_fin = all.iter().all(|c| fin(&c.1));
-            run = all.iter().map(|(v, q)| (v - if fin(q) { 1e9 } else { 0.0 }, q.clone())).collect();
+            run = all
+                .iter()
+                .map(|(v, q)| (v - if fin(q) { 1e9 } else { 0.0 }, q.clone()))
+                .collect();
             run.sort_by(|a, b| b.0.total_cmp(&a.0));
             run.truncate(nb);
             if done.len() == nb {
-                let n = if s.early_stopping == EarlyStopping::Never { s.max_length - 1 } else { cur };
+                let n = if s.early_stopping == EarlyStopping::Never {
+                    s.max_length - 1
+                } else {
+                    cur
+                };
                 improving &= run[0].0 / (n as f32).powf(s.length_penalty) > done[nb - 1].0;
             }
             if !improving || (s.early_stopping == EarlyStopping::True && done.len() == nb) || all_fin {
@@ -193,17 +228,25 @@ mod tests {
             for max_length in [2, 3, 6, 12] {
                 for early in [EarlyStopping::False, EarlyStopping::True, EarlyStopping::Never] {
                     for penalty in [1.0, 0.6, 2.0] {
-                        let s = Settings { early_stopping: early, length_penalty: penalty, ..settings(beams, max_length) };
+                        let s = Settings {
+                            early_stopping: early,
+                            length_penalty: penalty,
+                            ..settings(beams, max_length)
+                        };
                         let mut search = Beams::new(&s, None);
                         let found = loop {
-                            let all: Vec<Vec<Candidate>> =
-                                (0..search.rows()).map(|r| offers(search.ids(r), s.candidates())).collect();
+                            let all: Vec<Vec<Candidate>> = (0..search.rows())
+                                .map(|r| offers(search.ids(r), s.candidates()))
+                                .collect();
                             if let Some(h) = search.advance(&s, &all) {
                                 break h;
                             }
                         };
                         let (score, ids) = slowly(&s);
-                        assert_eq!(found.ids, ids, "{beams} beams, {max_length} tokens, {early:?}, {penalty}");
+                        assert_eq!(
+                            found.ids, ids,
+                            "{beams} beams, {max_length} tokens, {early:?}, {penalty}"
+                        );
                         assert!((found.score - score).abs() < 1e-5);
                         assert_eq!((found.path.len(), found.logprobs.len()), (ids.len() - 1, ids.len() - 1));
                     }

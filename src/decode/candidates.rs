@@ -21,7 +21,10 @@ pub struct Candidate {
 pub fn candidates(settings: &Settings, ids: &[u32], logits: &mut [f32]) -> Result<Vec<Candidate>> {
     let total = log_sum_exp(logits);
     if total.is_nan() {
-        bail!("the logits after {} tokens hold a NaN: the weights or the hidden states are damaged", ids.len());
+        bail!(
+            "the logits after {} tokens hold a NaN: the weights or the hidden states are damaged",
+            ids.len()
+        );
     }
     if ids.len() < settings.min_length {
         settings.eos.iter().for_each(|&t| rule_out(logits, t));
@@ -30,7 +33,13 @@ pub fn candidates(settings: &Settings, ids: &[u32], logits: &mut [f32]) -> Resul
     let mut best = Vec::new();
     top_k(logits, settings.candidates(), &mut best)?;
     // Where fewer are left than asked for, ruled out tokens follow at -inf, as in the reference.
-    Ok(best.into_iter().map(|(logit, token)| Candidate { token, logprob: logit - total }).collect())
+    Ok(best
+        .into_iter()
+        .map(|(logit, token)| Candidate {
+            token,
+            logprob: logit - total,
+        })
+        .collect())
 }
 
 fn rule_out(logits: &mut [f32], token: u32) {
@@ -41,9 +50,14 @@ fn rule_out(logits: &mut [f32], token: u32) {
 
 /// Tokens that would complete a sequence of `n` tokens for the second time.
 fn repeats(n: usize, ids: &[u32]) -> impl Iterator<Item = u32> + '_ {
-    let prefix = if n > 0 && ids.len() + 1 >= n { Some(&ids[ids.len() + 1 - n..]) } else { None };
+    let prefix = if n > 0 && ids.len() + 1 >= n {
+        Some(&ids[ids.len() + 1 - n..])
+    } else {
+        None
+    };
     let seen = ids.windows(n.max(1));
-    seen.filter(move |w| prefix.is_some_and(|p| w[..n - 1] == *p)).map(move |w| w[n - 1])
+    seen.filter(move |w| prefix.is_some_and(|p| w[..n - 1] == *p))
+        .map(move |w| w[n - 1])
 }
 
 #[cfg(test)]
@@ -67,12 +81,12 @@ mod tests {
     #[test]
     fn repeats_are_those_of_the_reference() {
         let banned = |n, ids: &[u32]| repeats(n, ids).collect::<Vec<_>>();
-        assert_eq!(banned(0, &[1, 1, 1]), []);
+        assert_eq!(banned(0, &[1, 1, 1]), [0u32; 0]);
         assert_eq!(banned(1, &[5, 6]), [5, 6]);
         assert_eq!(banned(2, &[5, 6, 7, 5]), [6]);
         assert_eq!(banned(3, &[5, 6, 7, 5, 6]), [7]);
-        assert_eq!(banned(3, &[5]), []);
-        assert_eq!(banned(3, &[5, 6]), []);
+        assert_eq!(banned(3, &[5]), [0u32; 0]);
+        assert_eq!(banned(3, &[5, 6]), [0u32; 0]);
         assert_eq!(banned(2, &[5, 5]), [5]);
     }
 

@@ -15,7 +15,12 @@ pub struct Greedy {
 impl Greedy {
     /// A search that has only the start token.
     pub fn new(settings: &Settings, forced: Option<u32>) -> Greedy {
-        Greedy { ids: vec![settings.start], logprobs: Vec::new(), path: Vec::new(), forced }
+        Greedy {
+            ids: vec![settings.start],
+            logprobs: Vec::new(),
+            path: Vec::new(),
+            forced,
+        }
     }
 
     /// Tokens so far.

@@ -36,7 +36,10 @@ impl Report {
     /// The report as bytes.
     pub fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let mut bytes = [0; REPORT_BYTES];
-        for (i, number) in [self.wants, self.waiting, self.budget, self.active].into_iter().enumerate() {
+        for (i, number) in [self.wants, self.waiting, self.budget, self.active]
+            .into_iter()
+            .enumerate()
+        {
             bytes[4 * i..4 * i + 4].copy_from_slice(&number.to_le_bytes());
         }
         bytes[16] = self.failed as u8;
@@ -99,7 +102,9 @@ pub fn next(reports: &[Report], exhausted: bool) -> Next {
     match (waiting, active) {
         (0, 0) if exhausted => Next::Done,
         (0, 0) => Next::Idle,
-        _ => Next::Work { encode: waiting > 0 && (active == 0 || exhausted || 4 * waiting >= sum(|r| r.budget)) },
+        _ => Next::Work {
+            encode: waiting > 0 && (active == 0 || exhausted || 4 * waiting >= sum(|r| r.budget)),
+        },
     }
 }
 
@@ -109,20 +114,40 @@ mod tests {
 
     #[test]
     fn reports_survive_the_wire() {
-        let plain = Report { wants: 1, waiting: 2, budget: 3, active: u32::MAX, failed: true, ..Report::default() };
-        let report = Report { stop: 15, share: 1 << 40, rows: 5, tokens: u64::MAX, ..plain };
+        let plain = Report {
+            wants: 1,
+            waiting: 2,
+            budget: 3,
+            active: u32::MAX,
+            failed: true,
+            ..Report::default()
+        };
+        let report = Report {
+            stop: 15,
+            share: 1 << 40,
+            rows: 5,
+            tokens: u64::MAX,
+            ..plain
+        };
         assert_eq!(Report::from_bytes(&report.to_bytes()), report);
         assert_eq!(Report::from_bytes(&Report::default().to_bytes()), Report::default());
     }
 
     #[test]
     fn all_ranks_do_the_same() {
-        let idle = Report { budget: 100, ..Report::default() };
+        let idle = Report {
+            budget: 100,
+            ..Report::default()
+        };
         let waits = |n| Report { waiting: n, ..idle };
         let busy = Report { active: 3, ..idle };
         assert_eq!(next(&[idle, idle], true), Next::Done);
         assert_eq!(next(&[idle, idle], false), Next::Idle);
-        assert_eq!(next(&[idle, waits(1)], false), Next::Work { encode: true }, "nobody could decode meanwhile");
+        assert_eq!(
+            next(&[idle, waits(1)], false),
+            Next::Work { encode: true },
+            "nobody could decode meanwhile"
+        );
         assert_eq!(next(&[busy, waits(10)], false), Next::Work { encode: false });
         assert_eq!(next(&[busy, waits(50)], false), Next::Work { encode: true });
         assert_eq!(next(&[busy, waits(10)], true), Next::Work { encode: true });

@@ -23,7 +23,11 @@ pub struct Place {
 impl Slots {
     /// `slots` slots of `rows` cache rows each, and `tokens` cross rows.
     pub fn new(slots: usize, rows: usize, tokens: usize) -> Slots {
-        Slots { rows, free: (0..slots).rev().collect(), spans: Spans::new(tokens) }
+        Slots {
+            rows,
+            free: (0..slots).rev().collect(),
+            spans: Spans::new(tokens),
+        }
     }
 
     /// Room for a sentence of `tokens` source tokens with `outputs` outputs, or nothing for now.
@@ -32,7 +36,10 @@ impl Slots {
             return None;
         }
         let source = self.spans.take(tokens)?;
-        let own = (0..outputs).filter_map(|_| self.free.pop()).map(|slot| slot * self.rows).collect();
+        let own = (0..outputs)
+            .filter_map(|_| self.free.pop())
+            .map(|slot| slot * self.rows)
+            .collect();
         Some(Place { source, own })
     }
 
@@ -60,7 +67,9 @@ struct Spans {
 
 impl Spans {
     fn new(cells: usize) -> Spans {
-        Spans { free: std::iter::once(0..cells).filter(|r| !r.is_empty()).collect() }
+        Spans {
+            free: std::iter::once(0..cells).filter(|r| !r.is_empty()).collect(),
+        }
     }
 
     fn take(&mut self, n: usize) -> Option<Range<usize>> {

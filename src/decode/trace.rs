@@ -64,7 +64,9 @@ impl Trace {
         let source = Some((false, &self.encoder)).filter(|_| self.credits_source);
         for (decoding, visit) in source.into_iter().chain(self.decoder.iter().map(|v| (true, v))) {
             let layers = visit.experts.len();
-            let tally = counts.entry((visit.step, decoding)).or_insert_with(|| vec![0; layers * experts]);
+            let tally = counts
+                .entry((visit.step, decoding))
+                .or_insert_with(|| vec![0; layers * experts]);
             for (layer, chosen) in visit.experts.iter().enumerate() {
                 chosen.iter().for_each(|&e| tally[layer * experts + e as usize] += 1);
             }
@@ -90,15 +92,29 @@ mod tests {
 
     #[test]
     fn counts_and_token_routes_come_from_the_right_rows() {
-        let layer = |first: u32| Routes { top_k: 2, experts: (first..first + 8).collect(), weights: vec![0.25; 8] };
+        let layer = |first: u32| Routes {
+            top_k: 2,
+            experts: (first..first + 8).collect(),
+            weights: vec![0.25; 8],
+        };
         let visit = |step| Visit::of(step, &[layer(0), layer(10)], 1, 2);
-        let trace = Trace { credits_source: true, encoder: visit(3), decoder: vec![visit(4), visit(4)] };
+        let trace = Trace {
+            credits_source: true,
+            encoder: visit(3),
+            decoder: vec![visit(4), visit(4)],
+        };
         let mut counts = Counts::new();
         trace.count(20, &mut counts);
-        let expected: Vec<u32> = (0..40).map(|i| [2, 3, 4, 5, 32, 33, 34, 35].contains(&i) as u32).collect();
+        let expected: Vec<u32> = (0..40)
+            .map(|i| [2, 3, 4, 5, 32, 33, 34, 35].contains(&i) as u32)
+            .collect();
         assert_eq!(counts[&(3, false)], expected);
         assert_eq!(counts[&(4, true)].iter().sum::<u32>(), 16);
-        Trace { credits_source: false, ..trace.clone() }.count(20, &mut counts);
+        Trace {
+            credits_source: false,
+            ..trace.clone()
+        }
+        .count(20, &mut counts);
         assert_eq!(counts[&(3, false)], expected, "the source counts once");
         let routes = trace.tokens(2, &[1, 0]);
         assert_eq!(routes.encoder.0, [2, 3, 12, 13, 4, 5, 14, 15]);

@@ -1,3 +1,6 @@
 //! What a user runs, one file each.
 
 pub mod doctor;
+pub mod merge;
+pub mod show;
+pub mod translate;

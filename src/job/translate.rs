@@ -7,9 +7,9 @@ mod quality;
 mod rank;
 mod summary;
 
+use crate::cli::check;
 use crate::cli::exit::{self, Exit};
 use crate::cli::translate::{Device, TranslateArgs};
-use crate::cli::check;
 use crate::comm::{affinity, agree, gather_texts, launch, mpi, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
@@ -36,25 +36,48 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let warnings = agree(world, launch::check_size(&environment, world.rank(), world.size()))?;
     let groups = agree(world, check::groups(world.size(), args.expert_parallel))?;
     let bindings = bindings(world)?;
-    let threads = args.threads.unwrap_or_else(|| launch::default_threads(&bindings, world.rank()));
+    let threads = args
+        .threads
+        .unwrap_or_else(|| launch::default_threads(&bindings, world.rank()));
     let model = agree(world, refuse_device(args).and_then(|()| Model::open(args)))?;
     let (prepared, parts) = agree(world, prepare(args, &model, world))?;
     let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
         if world.rank() == 0 {
-            println!("{} is finished already; --overwrite starts it anew", args.output.display());
+            println!(
+                "{} is finished already; --overwrite starts it anew",
+                args.output.display()
+            );
         }
         return Ok(Exit::Done);
     };
     if world.rank() == 0 {
-        let threads: Vec<usize> = bindings.iter().map(|b| args.threads.unwrap_or_else(|| launch::default_threads(&bindings, b.rank))).collect();
+        let threads: Vec<usize> = bindings
+            .iter()
+            .map(|b| {
+                args.threads
+                    .unwrap_or_else(|| launch::default_threads(&bindings, b.rank))
+            })
+            .collect();
         let binding = launch::binding_warnings(&environment, &bindings, &threads);
-        warnings.iter().chain(&model.warnings).chain(&binding).for_each(|w| log::warn!("{w}"));
+        warnings
+            .iter()
+            .chain(&model.warnings)
+            .chain(&binding)
+            .for_each(|w| log::warn!("{w}"));
         same_language(args);
     }
     let rows = scan.rows * args.target.len().max(1) as u64;
     let done = prepared.done_rows()?;
     let kept = done.count();
-    let started = Started { args, world, groups, threads, prepared: &prepared, kept, rows };
+    let started = Started {
+        args,
+        world,
+        groups,
+        threads,
+        prepared: &prepared,
+        kept,
+        rows,
+    };
     let (end, ranks) = if kept < rows {
         started.work(&model, &parts)?
     } else {
@@ -87,7 +110,10 @@ fn same_language(args: &TranslateArgs) {
 /// Where every rank may run.
 fn bindings(world: &dyn Comm) -> Result<Vec<launch::Binding>> {
     let own = serde_json::to_string(&affinity::here(world.rank()))?;
-    gather_texts(world, &own).iter().map(|text| serde_json::from_str(text).context("the binding of a rank")).collect()
+    gather_texts(world, &own)
+        .iter()
+        .map(|text| serde_json::from_str(text).context("the binding of a rank"))
+        .collect()
 }
 
 /// Rank 0 prepares and tells the others, who open what it made.
@@ -144,7 +170,13 @@ impl Started<'_> {
         let mut net = agree(world, loaded)?;
         let (encoder, decoder) = net.moe_layers();
         let keep = args.routing.is_some();
-        let mut ctx = Context::new(&device, comm.as_ref(), encoder.len() + decoder.len(), net.experts().0, keep);
+        let mut ctx = Context::new(
+            &device,
+            comm.as_ref(),
+            encoder.len() + decoder.len(),
+            net.experts().0,
+            keep,
+        );
         ctx.meter.since(loading, Phase::Load);
         let limits = Limits::of(args.batch_tokens, args.target.len());
         let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model()) as u64;
@@ -156,27 +188,49 @@ impl Started<'_> {
                 self.rows, self.groups, self.threads, device.isa().name(), plan::dtype_name(model.dtype)
             );
         }
-        let Some(scan) = &self.prepared.scan else { bail!("a job without input") };
+        let Some(scan) = &self.prepared.scan else {
+            bail!("a job without input")
+        };
         let shares = Shares::new(scan.windows.len(), self.groups);
         let feed = Feed::new(scan, shares, args.target.len().max(1), self.prepared.done_rows()?);
         let feed = agree(world, feed)?;
         let mut batch = Batch::new(model.settings.clone(), limits, &net);
         let meterman = std::cell::RefCell::new(Meterman::new(self.rows, self.kept, world.rank() == 0));
         let progress = std::cell::Cell::new(Progress::default());
-        let mut show = |done: Progress| {
-            progress.set(done);
-            meterman.borrow_mut().show(done);
+        let mut show = |group: Progress, others: Progress| {
+            progress.set(group);
+            let all = Progress {
+                rows: group.rows + others.rows,
+                tokens: group.tokens + others.tokens,
+            };
+            meterman.borrow_mut().show(all);
         };
         let desk = (comm.rank() == 0).then(|| Desk::new(world, shares, self.groups));
         let (attempt, world_rank) = (self.prepared.attempt, world.rank());
         let started = Instant::now();
-        let mut rank = Rank { args, model, parts, attempt, world_rank, group, desk, feed, show: &mut show };
+        let mut rank = Rank {
+            args,
+            model,
+            parts,
+            attempt,
+            world_rank,
+            group,
+            desk,
+            feed,
+            show: &mut show,
+        };
         let end = rank.work(&mut ctx, &mut batch, &mut net);
         let seconds = started.elapsed().as_secs_f64();
         let end = self.settle(end, rank.desk.take());
         meterman.borrow().finish();
         let end = end?;
-        let run = Run { group, weights, caches, seconds, progress: progress.get() };
+        let run = Run {
+            group,
+            weights,
+            caches,
+            seconds,
+            progress: progress.get(),
+        };
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
     }
 
@@ -235,7 +289,14 @@ impl Started<'_> {
 }
 
 /// Rank 0 puts the file together and says how it went; the others have nothing left to do.
-fn finish(args: &TranslateArgs, model: &Model, world: &dyn Comm, parts: Parts, ranks: &[RankSummary], kept: u64) -> Result<Exit> {
+fn finish(
+    args: &TranslateArgs,
+    model: &Model,
+    world: &dyn Comm,
+    parts: Parts,
+    ranks: &[RankSummary],
+    kept: u64,
+) -> Result<Exit> {
     if world.rank() != 0 {
         return Ok(Exit::Done);
     }
@@ -243,7 +304,12 @@ fn finish(args: &TranslateArgs, model: &Model, world: &dyn Comm, parts: Parts, r
     let merged = !args.no_merge;
     if merged {
         let summary = parts.merge(&mut quality)?;
-        log::info!("{}: {} rows, {}", summary.out.display(), summary.rows, size(summary.bytes));
+        log::info!(
+            "{}: {} rows, {}",
+            summary.out.display(),
+            summary.rows,
+            size(summary.bytes)
+        );
         let _ = std::fs::remove_file(plan::spooled(args));
     } else {
         log::info!("left unmerged: sluice merge {}", parts.dir().display());

@@ -60,7 +60,11 @@ pub struct Meter {
 
 impl Default for Meter {
     fn default() -> Self {
-        Meter { last: Instant::now(), seconds: [0.0; PHASES.len()], bytes: [0; PHASES.len()] }
+        Meter {
+            last: Instant::now(),
+            seconds: [0.0; PHASES.len()],
+            bytes: [0; PHASES.len()],
+        }
     }
 }
 
@@ -85,7 +89,9 @@ impl Meter {
 
     /// Name, seconds and bytes of each phase.
     pub fn rows(&self) -> impl Iterator<Item = (&'static str, f64, u64)> + '_ {
-        PHASES.iter().map(|&(p, name)| (name, self.seconds[p as usize], self.bytes[p as usize]))
+        PHASES
+            .iter()
+            .map(|&(p, name)| (name, self.seconds[p as usize], self.bytes[p as usize]))
     }
 }
 
@@ -102,7 +108,9 @@ pub fn memory_now() -> u64 {
 fn memory(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(key));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 #[cfg(test)]

@@ -69,11 +69,25 @@ impl Loader<'_> {
         for name in names {
             let weights = self.checkpoint.read(&format!("{name}.weight"))?;
             let bias = format!("{name}.bias");
-            let bias = self.checkpoint.info(&bias).map(|_| self.checkpoint.read_f32(&bias)).transpose()?;
+            let bias = self
+                .checkpoint
+                .info(&bias)
+                .map(|_| self.checkpoint.read_f32(&bias))
+                .transpose()?;
             read.push((weights, bias));
         }
-        let parts: Vec<Part> = read.iter().map(|(w, b)| Part { weights: source(w), bias: b.as_deref() }).collect();
-        let shape = self.checkpoint.info(&format!("{}.weight", names[0])).map(|t| t.shape.clone()).unwrap_or_default();
+        let parts: Vec<Part> = read
+            .iter()
+            .map(|(w, b)| Part {
+                weights: source(w),
+                bias: b.as_deref(),
+            })
+            .collect();
+        let shape = self
+            .checkpoint
+            .info(&format!("{}.weight", names[0]))
+            .map(|t| t.shape.clone())
+            .unwrap_or_default();
         Linear::pack(shape.last().copied().unwrap_or(0), &parts, dtype)
     }
 
@@ -83,7 +97,11 @@ impl Loader<'_> {
     /// As [`linear`](Self::linear).
     pub fn norm(&self, name: &str, eps: f32) -> Result<Norm> {
         let read = |part: &str| self.checkpoint.read_f32(&format!("{name}.{part}"));
-        Ok(Norm { weight: read("weight")?, bias: read("bias")?, eps })
+        Ok(Norm {
+            weight: read("weight")?,
+            bias: read("bias")?,
+            eps,
+        })
     }
 
     /// Reads `fc1` and `fc2` of a feed-forward layer or an expert.
@@ -91,7 +109,10 @@ impl Loader<'_> {
     /// # Errors
     /// As [`linear`](Self::linear).
     pub fn feed_forward(&self, name: &str) -> Result<(Linear, Linear)> {
-        Ok((self.linear(&[&format!("{name}.fc1")])?, self.linear(&[&format!("{name}.fc2")])?))
+        Ok((
+            self.linear(&[&format!("{name}.fc1")])?,
+            self.linear(&[&format!("{name}.fc2")])?,
+        ))
     }
 }
 
@@ -112,7 +133,10 @@ pub struct Sinusoids {
 impl Sinusoids {
     /// A table that grows as positions are asked for.
     pub fn new(d_model: usize) -> Sinusoids {
-        Sinusoids { d_model, table: Vec::new() }
+        Sinusoids {
+            d_model,
+            table: Vec::new(),
+        }
     }
 
     /// The row of a position, which counts from 0 in fairseq's numbering (its first token stands at 2).

@@ -15,7 +15,10 @@ impl Caches {
     /// Caches of `layers` decoder layers with room for `own` generated and `cross` source tokens.
     pub fn new(layers: usize, d_model: usize, own: usize, cross: usize) -> Caches {
         let of = |rows: usize| (0..layers).map(|_| vec![0.0; rows * 2 * d_model]).collect();
-        Caches { own: of(own), cross: of(cross) }
+        Caches {
+            own: of(own),
+            cross: of(cross),
+        }
     }
 
     /// Bytes of a row over all layers, generated or source alike.

@@ -23,7 +23,11 @@ pub struct Owners {
 impl Owners {
     /// Blocks of floor or ceil of `experts / ranks`; more ranks than experts leaves ranks without any.
     pub fn blocks(experts: usize, ranks: usize) -> Owners {
-        let mut owners = Owners { rank: vec![0; experts], local: vec![0; experts], ranks };
+        let mut owners = Owners {
+            rank: vec![0; experts],
+            local: vec![0; experts],
+            ranks,
+        };
         for r in 0..ranks {
             for (i, e) in Self::block(experts, ranks, r).enumerate() {
                 (owners.rank[e], owners.local[e]) = (r as u32, i as u32);
@@ -108,10 +112,17 @@ impl SendPlan {
                     self.tokens[row] = t as u32;
                     next_row[rank] += 1;
                 }
-                for (j, &e) in chosen.iter().enumerate().filter(|(_, &e)| owners.rank[e as usize] as usize == rank) {
+                for (j, &e) in chosen
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, &e)| owners.rank[e as usize] as usize == rank)
+                {
                     let local = owners.local[e as usize];
                     self.outputs[t * k + j] = if rank == me {
-                        self.here.push(Assignment { row: t as u32, expert: local });
+                        self.here.push(Assignment {
+                            row: t as u32,
+                            expert: local,
+                        });
                         Output::Here(self.here.len() as u32 - 1)
                     } else {
                         self.experts[row * k + j] = local;
@@ -137,14 +148,20 @@ fn each_rank(chosen: &[u32], owners: &Owners, mut see: impl FnMut(usize, usize))
     let rank = |e: &u32| owners.rank[*e as usize];
     for (j, e) in chosen.iter().enumerate() {
         if !chosen[..j].iter().any(|before| rank(before) == rank(e)) {
-            see(rank(e) as usize, chosen[j..].iter().filter(|later| rank(later) == rank(e)).count());
+            see(
+                rank(e) as usize,
+                chosen[j..].iter().filter(|later| rank(later) == rank(e)).count(),
+            );
         }
     }
 }
 
 /// Where each rank's share starts when shares of `counts` lie one after another.
 fn firsts(counts: &[u32]) -> Vec<u32> {
-    counts.iter().scan(0, |sum, &c| Some(std::mem::replace(sum, *sum + c))).collect()
+    counts
+        .iter()
+        .scan(0, |sum, &c| Some(std::mem::replace(sum, *sum + c)))
+        .collect()
 }
 
 /// `n` times `value`, in the memory that is there.
@@ -181,7 +198,15 @@ pub struct WorkPlan {
 impl WorkPlan {
     /// Plans the work on `here` (own tokens, `tokens` of them) and on the rows received: `received` from each rank
     /// `[ranks]`, with their wanted `experts` `[rows, top_k]`. `local` experts live on this rank.
-    pub fn fill(&mut self, here: &[Assignment], tokens: usize, received: &[u32], experts: &[u32], k: usize, local: usize) {
+    pub fn fill(
+        &mut self,
+        here: &[Assignment],
+        tokens: usize,
+        received: &[u32],
+        experts: &[u32],
+        k: usize,
+        local: usize,
+    ) {
         self.all.clear();
         self.all.extend_from_slice(here);
         self.replies.clear();
@@ -260,13 +285,19 @@ mod tests {
             }
             let mut unique = rows[routes[w].tokens()..].to_vec();
             unique.dedup();
-            assert_eq!(unique.len(), rows.len() - routes[w].tokens(), "a token goes to a rank once");
+            assert_eq!(
+                unique.len(),
+                rows.len() - routes[w].tokens(),
+                "a token goes to a rank once"
+            );
             let block = Owners::block(experts, ranks, w);
             let mut work = WorkPlan::default();
             work.fill(&sends[w].here, routes[w].tokens(), &received, &wanted, k, block.len());
             let tag = |a: usize| {
                 let at = work.place[a] as usize;
-                let e = (0..block.len()).find(|&e| work.starts[e] <= at && at < work.starts[e + 1]).expect("an expert");
+                let e = (0..block.len())
+                    .find(|&e| work.starts[e] <= at && at < work.starts[e + 1])
+                    .expect("an expert");
                 let (home, token) = rows[work.source[at] as usize];
                 (home, token, (block.start + e) as u32)
             };
@@ -275,11 +306,19 @@ mod tests {
             for home in 0..ranks {
                 for reply in replies.by_ref().take(received[home] as usize) {
                     let tags: Vec<Tag> = reply.assignments.clone().map(|a| tag(a as usize)).collect();
-                    let rows = if reply.summed { vec![tags] } else { tags.into_iter().map(|t| vec![t]).collect() };
+                    let rows = if reply.summed {
+                        vec![tags]
+                    } else {
+                        tags.into_iter().map(|t| vec![t]).collect()
+                    };
                     returned[home][w].extend(rows);
                 }
                 assert_eq!(work.back[home] as usize, returned[home][w].len());
-                assert_eq!(sends[home].back[w] as usize, returned[home][w].len(), "both sides count alike");
+                assert_eq!(
+                    sends[home].back[w] as usize,
+                    returned[home][w].len(),
+                    "both sides count alike"
+                );
             }
         }
         for home in 0..ranks {
@@ -300,7 +339,11 @@ mod tests {
 
     fn routes(tokens: usize, k: usize, choose: impl Fn(usize, usize) -> u32) -> Routes {
         let experts = (0..tokens * k).map(|i| choose(i / k, i % k)).collect();
-        Routes { top_k: k, experts, weights: vec![0.5; tokens * k] }
+        Routes {
+            top_k: k,
+            experts,
+            weights: vec![0.5; tokens * k],
+        }
     }
 
     #[test]
@@ -311,12 +354,21 @@ mod tests {
                 let clash = |r: usize| if r % 2 == 1 { routes(0, 2, |_, _| 0) } else { skewed(r) };
                 play(&(0..ranks).map(skewed).collect::<Vec<_>>(), experts);
                 play(&(0..ranks).map(clash).collect::<Vec<_>>(), experts);
-                play(&(0..ranks).map(|_| routes(9, 2, |_, j| j as u32)).collect::<Vec<_>>(), experts);
+                play(
+                    &(0..ranks).map(|_| routes(9, 2, |_, j| j as u32)).collect::<Vec<_>>(),
+                    experts,
+                );
                 let distinct = |t: usize, j: usize| ((t + j) % experts) as u32;
                 play(&(0..ranks).map(|r| routes(r, 1, distinct)).collect::<Vec<_>>(), experts);
             }
         }
-        play(&[routes(40, 4, |t, j| ((t * 7 + j * 3) % 12) as u32), routes(3, 4, |t, j| (t + j) as u32)], 12);
+        play(
+            &[
+                routes(40, 4, |t, j| ((t * 7 + j * 3) % 12) as u32),
+                routes(3, 4, |t, j| (t + j) as u32),
+            ],
+            12,
+        );
     }
 
     #[test]
@@ -324,7 +376,12 @@ mod tests {
         for (experts, ranks) in [(8, 3), (6, 4), (128, 5), (2, 5), (16, 1)] {
             let sizes: Vec<usize> = (0..ranks).map(|r| Owners::block(experts, ranks, r).len()).collect();
             assert_eq!(sizes.iter().sum::<usize>(), experts);
-            assert!(sizes.iter().all(|&s| s == experts / ranks || s == experts.div_ceil(ranks)), "{sizes:?}");
+            assert!(
+                sizes
+                    .iter()
+                    .all(|&s| s == experts / ranks || s == experts.div_ceil(ranks)),
+                "{sizes:?}"
+            );
             let owners = Owners::blocks(experts, ranks);
             for e in 0..experts {
                 let block = Owners::block(experts, ranks, owners.rank[e] as usize);
@@ -335,14 +392,30 @@ mod tests {
 
     #[test]
     fn work_is_sorted_by_expert_and_keeps_the_order_of_arrival() {
-        let here = [Assignment { row: 0, expert: 1 }, Assignment { row: 1, expert: 0 }, Assignment { row: 1, expert: 1 }];
+        let here = [
+            Assignment { row: 0, expert: 1 },
+            Assignment { row: 1, expert: 0 },
+            Assignment { row: 1, expert: 1 },
+        ];
         let mut work = WorkPlan::default();
         work.fill(&here, 2, &[0, 2], &[1, NONE, 1, 0], 2, 3);
         assert_eq!(work.source, [1, 3, 0, 1, 2, 3]);
         assert_eq!(work.starts, [0, 2, 6, 6]);
         assert_eq!(work.place, [2, 0, 3, 4, 5, 1]);
         assert_eq!(work.back, [0, 2]);
-        assert_eq!(work.replies[0], Reply { assignments: 3..4, summed: false });
-        assert_eq!(work.replies[1], Reply { assignments: 4..6, summed: true });
+        assert_eq!(
+            work.replies[0],
+            Reply {
+                assignments: 3..4,
+                summed: false
+            }
+        );
+        assert_eq!(
+            work.replies[1],
+            Reply {
+                assignments: 4..6,
+                summed: true
+            }
+        );
     }
 }

@@ -90,7 +90,10 @@ mod tests {
         let p: Vec<f64> = logits.iter().map(|&x| f64::from(x - top).exp()).collect();
         let best = |skip: usize| {
             let rest = (0..p.len()).filter(|&e| e != skip);
-            rest.fold(usize::MAX, |b, e| if b == usize::MAX || logits[e] > logits[b] { e } else { b })
+            rest.fold(
+                usize::MAX,
+                |b, e| if b == usize::MAX || logits[e] > logits[b] { e } else { b },
+            )
         };
         let (a, total) = (best(usize::MAX), p.iter().sum::<f64>());
         let b = best(a);
@@ -106,7 +109,10 @@ mod tests {
             let row: Vec<f32> = (0..n as u32).map(value).collect();
             let (routes, (experts, weights)) = (route(&row, n).unwrap(), slowly(&row));
             assert_eq!(routes.experts, experts.map(|e| e as u32));
-            assert!(routes.weights.iter().zip(weights).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?}");
+            assert!(
+                routes.weights.iter().zip(weights).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{row:?}"
+            );
         }
     }
 
@@ -115,8 +121,14 @@ mod tests {
         assert_eq!(route(&[1.0, 3.0, 3.0, 3.0], 4).unwrap().experts, [1, 2]);
         assert_eq!(route(&[0.0, 0.0, 0.0], 3).unwrap().experts, [0, 1]);
         assert_eq!(route(&[0.0, 0.0], 2).unwrap().weights, [0.5, 0.5]);
-        assert_eq!(route(&[f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY], 3).unwrap().weights, [1.0, 0.0]);
-        assert!(route(&[0.0, f32::NAN, 1.0], 3).unwrap_err().to_string().contains("expert 1"));
+        assert_eq!(
+            route(&[f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY], 3).unwrap().weights,
+            [1.0, 0.0]
+        );
+        assert!(route(&[0.0, f32::NAN, 1.0], 3)
+            .unwrap_err()
+            .to_string()
+            .contains("expert 1"));
         assert!(route(&[], 4).unwrap().experts.is_empty());
     }
 }

@@ -77,7 +77,8 @@ impl MoeLayer {
         let d = self.router.inputs;
         let tokens = x.len() / d;
         let logits = sized(&mut b.logits, tokens * self.router.outputs);
-        ctx.device.linear(&normed[..tokens * d], &self.router, Epilogue::Store, logits);
+        ctx.device
+            .linear(&normed[..tokens * d], &self.router, Epilogue::Store, logits);
         if let Err(error) = self.rule.route(logits, self.router.outputs, &mut b.routes) {
             ctx.failure.get_or_insert_with(|| error.context(self.name.clone()));
         }
@@ -92,7 +93,8 @@ impl MoeLayer {
         if ctx.comm.size() > 1 {
             self.fetch(ctx, b, normed, tokens, d);
         } else {
-            b.work.fill(&b.send.here, tokens, &[], &[], b.routes.top_k, self.experts.len());
+            b.work
+                .fill(&b.send.here, tokens, &[], &[], b.routes.top_k, self.experts.len());
         }
         ctx.meter.lap(Phase::Dispatch);
         self.compute(ctx.device, b, normed, d);
@@ -117,7 +119,9 @@ impl MoeLayer {
             let row = |t: u32| &normed[t as usize * d..][..d];
             if bf {
                 out_bf16.clear();
-                send.tokens.iter().for_each(|&t| out_bf16.extend(row(t).iter().map(|&v| bf16::from_f32(v))));
+                send.tokens
+                    .iter()
+                    .for_each(|&t| out_bf16.extend(row(t).iter().map(|&v| bf16::from_f32(v))));
             } else {
                 out_f32.clear();
                 send.tokens.iter().for_each(|&t| out_f32.extend_from_slice(row(t)));
@@ -138,18 +142,35 @@ impl MoeLayer {
             false => (bytemuck::cast_slice(out_f32), bytemuck::cast_slice_mut(room), 4 * d),
         };
         ctx.meter.moved(Phase::Exchange, out.len() + wanted.len() * 4);
-        let rows = Part { send: out, send_rows: &send.rows, recv: into, recv_rows: received, row_bytes: width };
+        let rows = Part {
+            send: out,
+            send_rows: &send.rows,
+            recv: into,
+            recv_rows: received,
+            row_bytes: width,
+        };
         let (out, into) = (bytemuck::cast_slice(wanted), bytemuck::cast_slice_mut(wanted_in));
-        let meta = Part { send: out, send_rows: &send.rows, recv: into, recv_rows: received, row_bytes: 8 * k };
+        let meta = Part {
+            send: out,
+            send_rows: &send.rows,
+            recv: into,
+            recv_rows: received,
+            row_bytes: 8 * k,
+        };
         ctx.comm.exchange(&mut [rows, meta], &mut |_| ());
         if bf {
             let room = &mut normed[tokens * d..(tokens + arriving) * d];
-            room.iter_mut().zip(&b.in_bf16[..]).for_each(|(to, from)| *to = from.to_f32());
+            room.iter_mut()
+                .zip(&b.in_bf16[..])
+                .for_each(|(to, from)| *to = from.to_f32());
         }
         ctx.meter.lap(Phase::Exchange);
         b.experts_in.clear();
-        b.wanted_in[..arriving * 2 * k].chunks_exact(2 * k).for_each(|row| b.experts_in.extend_from_slice(&row[..k]));
-        b.work.fill(&b.send.here, tokens, received, &b.experts_in, k, self.experts.len());
+        b.wanted_in[..arriving * 2 * k]
+            .chunks_exact(2 * k)
+            .for_each(|row| b.experts_in.extend_from_slice(&row[..k]));
+        b.work
+            .fill(&b.send.here, tokens, received, &b.experts_in, k, self.experts.len());
     }
 
     fn compute(&self, device: &Cpu, b: &mut MoeBuffers, normed: &[f32], d: usize) {
@@ -157,7 +178,14 @@ impl MoeLayer {
         let Some(first) = self.experts.first() else { return };
         let group = |weights: fn(&Expert) -> &Linear| -> Vec<Group<'_>> {
             let rows = b.work.starts.windows(2).map(|w| w[0]..w[1]);
-            self.experts.iter().zip(rows).map(|(e, rows)| Group { weights: weights(e), rows }).collect()
+            self.experts
+                .iter()
+                .zip(rows)
+                .map(|(e, rows)| Group {
+                    weights: weights(e),
+                    rows,
+                })
+                .collect()
         };
         let hidden = sized(&mut b.hidden, rows * first.up.outputs);
         device.grouped_linear(normed, Some(&b.work.source), &group(|e| &e.up), Epilogue::Relu, hidden);
@@ -173,8 +201,18 @@ impl MoeLayer {
         for (reply, wanted) in b.work.replies.iter().zip(b.wanted_in.chunks_exact(2 * k)) {
             let output = |a: u32| &b.outputs[b.work.place[a as usize] as usize * d..][..d];
             if reply.summed {
-                let term = |j: usize| (f32::from_bits(wanted[k + j]), output(reply.assignments.start + j as u32));
-                weighted_sum(k, term, |at, sum| at.copy_from_slice(sum), rows.next().expect("a row a reply"));
+                let term = |j: usize| {
+                    (
+                        f32::from_bits(wanted[k + j]),
+                        output(reply.assignments.start + j as u32),
+                    )
+                };
+                weighted_sum(
+                    k,
+                    term,
+                    |at, sum| at.copy_from_slice(sum),
+                    rows.next().expect("a row a reply"),
+                );
             } else {
                 let each = reply.assignments.clone();
                 each.for_each(|a| rows.next().expect("a row a choice").copy_from_slice(output(a)));
@@ -184,7 +222,13 @@ impl MoeLayer {
         let back = sized(&mut b.returned, b.send.back.iter().sum::<u32>() as usize * d);
         ctx.meter.moved(Phase::Exchange, replies.len() * 4);
         let (send, recv) = (bytemuck::cast_slice(replies), bytemuck::cast_slice_mut(back));
-        let part = Part { send, send_rows: &b.work.back, recv, recv_rows: &b.send.back, row_bytes: 4 * d };
+        let part = Part {
+            send,
+            send_rows: &b.work.back,
+            recv,
+            recv_rows: &b.send.back,
+            row_bytes: 4 * d,
+        };
         ctx.comm.exchange(&mut [part], &mut |_| ());
         ctx.meter.lap(Phase::Exchange);
     }
@@ -209,7 +253,12 @@ impl MoeLayer {
 /// Hands `put` the sum of `weight * row` over `terms` terms, piece by piece, with the pieces of `out` they belong to.
 ///
 /// One order for every caller (first term stored, later ones added): a sum made on another rank has the same bits.
-fn weighted_sum<'a>(terms: usize, term: impl Fn(usize) -> (f32, &'a [f32]), put: impl Fn(&mut [f32], &[f32]), out: &mut [f32]) {
+fn weighted_sum<'a>(
+    terms: usize,
+    term: impl Fn(usize) -> (f32, &'a [f32]),
+    put: impl Fn(&mut [f32], &[f32]),
+    out: &mut [f32],
+) {
     const PIECE: usize = 64;
     let mut sum = [0f32; PIECE];
     for (i, piece) in out.chunks_mut(PIECE).enumerate() {

@@ -33,7 +33,14 @@ impl<'a> Context<'a> {
     /// A context for a model with `layers` MoE layers of `experts` experts; `keep_routes` has [`routes`](Self::routes) filled.
     pub fn new(device: &'a Cpu, comm: &'a dyn Comm, layers: usize, experts: usize, keep_routes: bool) -> Context<'a> {
         let routes = keep_routes.then(|| vec![Routes::default(); layers]);
-        Context { device, comm, meter: Meter::default(), loads: vec![vec![0; experts]; layers], routes, failure: None }
+        Context {
+            device,
+            comm,
+            meter: Meter::default(),
+            loads: vec![vec![0; experts]; layers],
+            routes,
+            failure: None,
+        }
     }
 
     fn record(&mut self, layer: usize, routes: &Routes) {

@@ -21,7 +21,11 @@ fn same_routes(golden: &Value, module: &str, at: usize, routes: &Routes) {
         let reference: Vec<(u32, f64)> = ids(&wanted["ids"][at + t]).into_iter().zip(weights).collect();
         for (expert, weight) in reference {
             let found = chosen.iter().find(|c| c.0 == expert).map(|c| c.1);
-            assert!(found.is_some_and(|w| (w - weight).abs() < 1e-4), "{module}, token {}: {chosen:?}, {expert} {weight}", at + t);
+            assert!(
+                found.is_some_and(|w| (w - weight).abs() < 1e-4),
+                "{module}, token {}: {chosen:?}, {expert} {weight}",
+                at + t
+            );
         }
     }
 }
@@ -33,7 +37,10 @@ fn score(model: &mut NllbMoe, ctx: &mut Context, item: &Value) -> Vec<f64> {
     let (encoder, decoder) = model.moe_layers();
     model.encode(ctx, &[SourceRow { ids: &source, first: 0 }], &mut caches);
     let routes = ctx.routes.clone().expect("routes are kept");
-    encoder.iter().zip(&routes).for_each(|(module, r)| same_routes(&item["routing"], module, 0, r));
+    encoder
+        .iter()
+        .zip(&routes)
+        .for_each(|(module, r)| same_routes(&item["routing"], module, 0, r));
     let mut found = Vec::new();
     for (position, &label) in labels.iter().enumerate() {
         let token = if position == 0 { 2 } else { labels[position - 1] };
@@ -41,7 +48,13 @@ fn score(model: &mut NllbMoe, ctx: &mut Context, item: &Value) -> Vec<f64> {
         // The reference gives padding tokens typed in the text no position of their own.
         let before = labels[..position].iter().take(position.saturating_sub(1));
         let numbered = before.filter(|&&l| l != 1).count() + (position > 0) as usize;
-        let row = DecodeRow { token, position: numbered, row: position, keys, source };
+        let row = DecodeRow {
+            token,
+            position: numbered,
+            row: position,
+            keys,
+            source,
+        };
         let hidden = model.decode(ctx, &[row], &mut caches).to_vec();
         let routes = ctx.routes.clone().expect("routes are kept");
         let in_decoder = decoder.iter().zip(&routes[encoder.len()..]);
@@ -67,7 +80,11 @@ fn play(name: &str) {
             let found = score(&mut model, &mut ctx, item);
             let wanted = floats(&item["score"]["logprobs"]);
             assert_eq!(found.len(), wanted.len());
-            let gap = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let gap = found
+                .iter()
+                .zip(&wanted)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f64::max);
             assert!(gap < 1e-4, "item {i}: {found:?} {wanted:?}");
             worst = worst.max(gap);
         }

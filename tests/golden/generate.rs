@@ -23,9 +23,12 @@ fn settings(mode: &str) -> Settings {
         eos: vec![2],
     };
     match mode {
-        "beam4_alt" => {
-            Settings { length_penalty: 0.6, early_stopping: EarlyStopping::True, no_repeat_ngram: 3, ..plain }
-        }
+        "beam4_alt" => Settings {
+            length_penalty: 0.6,
+            early_stopping: EarlyStopping::True,
+            no_repeat_ngram: 3,
+            ..plain
+        },
         _ => plain,
     }
 }
@@ -38,8 +41,15 @@ fn translate(golden: &Golden, comm: &dyn Comm, mode: &str, tokens: usize) -> Vec
     let mut ctx = Context::new(&device, comm, encoder.len() + decoder.len(), model.experts().0, true);
     let mut batch = Batch::new(settings(mode), Limits::of(tokens, 1), &model);
     for i in (comm.rank()..golden.items().len()).step_by(comm.size()) {
-        let outputs = vec![Output { key: i as u64, forced: Some(golden.forced_bos()), credits_source: true }];
-        batch.push(Request { ids: ids(&golden.items()[i]["prompt"]), outputs });
+        let outputs = vec![Output {
+            key: i as u64,
+            forced: Some(golden.forced_bos()),
+            credits_source: true,
+        }];
+        batch.push(Request {
+            ids: ids(&golden.items()[i]["prompt"]),
+            outputs,
+        });
     }
     let mut found = Vec::new();
     for step in 0.. {
@@ -58,7 +68,10 @@ fn translate(golden: &Golden, comm: &dyn Comm, mode: &str, tokens: usize) -> Vec
 }
 
 fn all_ranks(golden: &Golden, ranks: usize, mode: &str, tokens: usize) -> Vec<Finished> {
-    let mut all: Vec<Finished> = threads::run(ranks, |comm| translate(golden, comm, mode, tokens)).into_iter().flatten().collect();
+    let mut all: Vec<Finished> = threads::run(ranks, |comm| translate(golden, comm, mode, tokens))
+        .into_iter()
+        .flatten()
+        .collect();
     all.sort_by_key(|f| f.key);
     assert_eq!(all.len(), golden.items().len());
     all
@@ -69,7 +82,12 @@ fn check(golden: &Golden, mode: &str, found: &[Finished]) {
         let wanted: &Value = &golden.items()[f.key as usize][mode];
         assert_eq!(f.hypothesis.ids, ids(&wanted["ids"]), "{mode} of item {}", f.key);
         let score = wanted["score"].as_f64().expect("score");
-        assert!((f64::from(f.hypothesis.score) - score).abs() < 1e-4, "{mode} score of item {}: {} {score}", f.key, f.hypothesis.score);
+        assert!(
+            (f64::from(f.hypothesis.score) - score).abs() < 1e-4,
+            "{mode} score of item {}: {} {score}",
+            f.key,
+            f.hypothesis.score
+        );
     }
 }
 
@@ -77,7 +95,11 @@ fn check(golden: &Golden, mode: &str, found: &[Finished]) {
 fn bits(found: &[Finished]) -> Vec<(Vec<u32>, u32, Vec<u32>)> {
     let of = |f: &Finished| {
         let h = &f.hypothesis;
-        (h.ids.clone(), h.score.to_bits(), h.logprobs.iter().map(|p| p.to_bits()).collect())
+        (
+            h.ids.clone(),
+            h.score.to_bits(),
+            h.logprobs.iter().map(|p| p.to_bits()).collect(),
+        )
     };
     found.iter().map(of).collect()
 }
@@ -87,9 +109,22 @@ fn play(name: &str) {
     for mode in MODES {
         let one = all_ranks(&golden, 1, mode, 4096);
         check(&golden, mode, &one);
-        for (ranks, tokens) in [(1, 1), (1, 100), (2, 4096), (2, 60), (3, 4096), (3, 1), (4, 200), (9, 4096)] {
+        for (ranks, tokens) in [
+            (1, 1),
+            (1, 100),
+            (2, 4096),
+            (2, 60),
+            (3, 4096),
+            (3, 1),
+            (4, 200),
+            (9, 4096),
+        ] {
             let shared = all_ranks(&golden, ranks, mode, tokens);
-            assert_eq!(bits(&shared), bits(&one), "{mode} on {ranks} ranks with {tokens} tokens in flight");
+            assert_eq!(
+                bits(&shared),
+                bits(&one),
+                "{mode} on {ranks} ranks with {tokens} tokens in flight"
+            );
         }
     }
 }

@@ -55,7 +55,12 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn floats(value: &Value) -> Vec<f64> {
-    value.as_array().expect("numbers").iter().map(|v| v.as_f64().expect("a number")).collect()
+    value
+        .as_array()
+        .expect("numbers")
+        .iter()
+        .map(|v| v.as_f64().expect("a number"))
+        .collect()
 }
 
 fn device(threads: usize) -> Cpu {

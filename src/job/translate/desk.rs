@@ -31,7 +31,14 @@ impl<'a> Desk<'a> {
     /// The desk of a job of `groups` groups.
     pub fn new(world: &'a dyn Comm, shares: Shares, groups: usize) -> Desk<'a> {
         let waiting_leaders = if world.rank() == 0 { groups - 1 } else { 0 };
-        Desk { world, shares, next: 0, waiting_leaders, asked: false, others: Default::default() }
+        Desk {
+            world,
+            shares,
+            next: 0,
+            waiting_leaders,
+            asked: false,
+            others: Default::default(),
+        }
     }
 
     fn take(&mut self) -> u64 {
@@ -69,8 +76,16 @@ impl<'a> Desk<'a> {
             return;
         }
         while self.waiting_leaders > 0 {
-            let Some((from, message)) = self.world.try_receive() else { return };
-            self.others.insert(from, Progress { rows: u64_at(&message), tokens: u64_at(&message[8..]) });
+            let Some((from, message)) = self.world.try_receive() else {
+                return;
+            };
+            self.others.insert(
+                from,
+                Progress {
+                    rows: u64_at(&message),
+                    tokens: u64_at(&message[8..]),
+                },
+            );
             let share = self.take();
             self.waiting_leaders -= (share == NO_MORE) as usize;
             self.world.send(from, &share.to_le_bytes());
@@ -90,6 +105,9 @@ impl<'a> Desk<'a> {
     /// Rank 0: what the other groups had done when they last asked.
     pub fn others(&self) -> Progress {
         let sum = |field: fn(&Progress) -> u64| self.others.values().map(field).sum();
-        Progress { rows: sum(|p| p.rows), tokens: sum(|p| p.tokens) }
+        Progress {
+            rows: sum(|p| p.rows),
+            tokens: sum(|p| p.tokens),
+        }
     }
 }

@@ -22,7 +22,10 @@ impl Shares {
     /// Shares of a job of `windows` windows on `groups` groups.
     pub fn new(windows: usize, groups: usize) -> Shares {
         let a_window = if groups == 1 { 1 } else { groups as u64 * SHARES_A_GROUP };
-        Shares { windows: windows as u64, a_window }
+        Shares {
+            windows: windows as u64,
+            a_window,
+        }
     }
 
     /// All shares.
@@ -57,7 +60,15 @@ impl Feed {
     pub fn new(scan: &Scan, shares: Shares, targets: usize, done: DoneRows) -> Result<Feed> {
         let reader = WindowReader::open(scan)?;
         let no_more = shares.count() == 0;
-        Ok(Feed { shares, reader, targets: targets as u64, done, window: None, queue: VecDeque::new(), no_more })
+        Ok(Feed {
+            shares,
+            reader,
+            targets: targets as u64,
+            done,
+            window: None,
+            queue: VecDeque::new(),
+            no_more,
+        })
     }
 
     /// Whether no row is left and none will come.
@@ -97,9 +108,14 @@ impl Feed {
         let left = |r: &Record| (0..self.targets).any(|t| !self.done.contains(r.index * self.targets + t));
         let lengths = records.iter().enumerate().filter(|(_, r)| left(r));
         let lengths: Vec<(u32, u32)> = lengths.map(|(i, r)| (i as u32, r.text.len() as u32)).collect();
-        let all = packets(&lengths, PacketLimits::default()).into_iter().skip(part as usize);
+        let all = packets(&lengths, PacketLimits::default())
+            .into_iter()
+            .skip(part as usize);
         for rows in all.step_by(self.shares.a_window as usize) {
-            self.queue.push_back(Packet { records: records.clone(), rows });
+            self.queue.push_back(Packet {
+                records: records.clone(),
+                rows,
+            });
         }
         Ok(())
     }
@@ -116,7 +132,7 @@ impl Feed {
                 mine.push((record.clone(), left.map(|t| t as usize).collect()));
             }
         }
-        self.queue.drain(..dealt.iter().map(Vec::len).sum());
+        self.queue.drain(..dealt.iter().map(Vec::len).sum::<usize>());
         mine
     }
 }
@@ -134,13 +150,31 @@ mod tests {
     }
 
     /// Plays all groups: (record, target) of every dealt row.
-    fn play(lines: usize, groups: usize, ranks: usize, targets: usize, done: &[std::ops::Range<u64>]) -> Vec<(u64, usize)> {
+    fn play(
+        lines: usize,
+        groups: usize,
+        ranks: usize,
+        targets: usize,
+        done: &[std::ops::Range<u64>],
+    ) -> Vec<(u64, usize)> {
         let file = input(lines);
-        let scan = scan(file.path(), WindowLimits { lines: 10, bytes: 1 << 20 }, &mut |_, _| ()).expect("a scan");
+        let scan = scan(
+            file.path(),
+            WindowLimits {
+                lines: 10,
+                bytes: 1 << 20,
+            },
+            &mut |_, _| (),
+        )
+        .expect("a scan");
         let mut kept = DoneRows::default();
         done.iter().for_each(|r| kept.insert(r.clone()).expect("new rows"));
         let shares = Shares::new(scan.windows.len(), groups);
-        let feeds = || (0..ranks).map(|_| Feed::new(&scan, shares, targets, kept.clone()).expect("a feed")).collect();
+        let feeds = || {
+            (0..ranks)
+                .map(|_| Feed::new(&scan, shares, targets, kept.clone()).expect("a feed"))
+                .collect()
+        };
         let mut all: Vec<Vec<Feed>> = (0..groups).map(|_| feeds()).collect();
         let (mut next, mut found) = (0, Vec::new());
         for round in 0.. {
@@ -155,7 +189,10 @@ mod tests {
                     found.extend(left.into_iter().map(|t| (record.index, t)));
                 }
             }
-            assert!(all[group].windows(2).all(|f| f[0].queued() == f[1].queued()), "the same books");
+            assert!(
+                all[group].windows(2).all(|f| f[0].queued() == f[1].queued()),
+                "the same books"
+            );
             if all.iter().all(|g| g[0].exhausted()) {
                 break;
             }
@@ -168,13 +205,18 @@ mod tests {
     fn every_output_is_dealt_once_but_for_those_that_are_done() {
         let wanted = |lines: u64, targets: usize, done: &[std::ops::Range<u64>]| -> Vec<(u64, usize)> {
             let all = (0..lines).flat_map(|r| (0..targets).map(move |t| (r, t)));
-            all.filter(|&(r, t)| !done.iter().any(|d| d.contains(&(r * targets as u64 + t as u64)))).collect()
+            all.filter(|&(r, t)| !done.iter().any(|d| d.contains(&(r * targets as u64 + t as u64))))
+                .collect()
         };
         for (groups, ranks) in [(1, 1), (1, 3), (2, 1), (3, 2)] {
             for targets in [1, 2] {
                 for done in [vec![], vec![3..8, 11..12], vec![0..1]] {
                     let found = play(35, groups, ranks, targets, &done);
-                    assert_eq!(found, wanted(35, targets, &done), "{groups} groups of {ranks}, {done:?}");
+                    assert_eq!(
+                        found,
+                        wanted(35, targets, &done),
+                        "{groups} groups of {ranks}, {done:?}"
+                    );
                 }
                 assert_eq!(play(1, groups, ranks, targets, &[]).len(), targets);
                 assert!(play(0, groups, ranks, targets, &[]).is_empty());

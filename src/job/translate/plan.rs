@@ -49,7 +49,8 @@ impl Prepared {
     pub fn done_rows(&self) -> Result<DoneRows> {
         let mut done = DoneRows::default();
         for &(first, end) in &self.done {
-            done.insert(first..end).map_err(|row| anyhow::anyhow!("row {row} is finished twice"))?;
+            done.insert(first..end)
+                .map_err(|row| anyhow::anyhow!("row {row} is finished twice"))?;
         }
         Ok(done)
     }
@@ -76,7 +77,10 @@ impl Model {
         let defaults = GenerationDefaults::load(dir)?;
         let mut warnings: Vec<String> = config.drops_tokens().into_iter().collect();
         warnings.extend(defaults.not_followed.iter().map(|what| {
-            format!("{}: generation_config.json asks for {what}, which is not followed", dir.display())
+            format!(
+                "{}: generation_config.json asks for {what}, which is not followed",
+                dir.display()
+            )
         }));
         let dtype = match (args.dtype, checkpoint.stored_dtype()) {
             (Some(flags::Dtype::F32), _) => Dtype::F32,
@@ -84,7 +88,14 @@ impl Model {
             (None, _) => Dtype::F32,
         };
         let settings = settings(args, &defaults, &config)?;
-        Ok(Model { checkpoint, config, tokenizer, settings, dtype, warnings })
+        Ok(Model {
+            checkpoint,
+            config,
+            tokenizer,
+            settings,
+            dtype,
+            warnings,
+        })
     }
 }
 
@@ -108,7 +119,11 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
         (Some(flags::EarlyStopping::False), _) | (None, Stored::False) => EarlyStopping::False,
         (Some(flags::EarlyStopping::Never), _) | (None, Stored::Never) => EarlyStopping::Never,
     };
-    let eos = if defaults.eos_token_ids.is_empty() { vec![config.eos_token_id] } else { defaults.eos_token_ids.clone() };
+    let eos = if defaults.eos_token_ids.is_empty() {
+        vec![config.eos_token_id]
+    } else {
+        defaults.eos_token_ids.clone()
+    };
     let settings = Settings {
         beams: args.num_beams.unwrap_or(defaults.num_beams).max(1),
         max_length,
@@ -146,12 +161,27 @@ pub fn prepare(args: &TranslateArgs, model: &Model) -> Result<(Prepared, Option<
     let identity = identity(args, model, &scan)?;
     Ok(match Parts::open_or_create(&args.output, &identity, args.overwrite)? {
         Opened::AlreadyFinished => (Prepared::default(), None),
-        Opened::Ready { parts, attempt, kept_rows, done } => {
+        Opened::Ready {
+            parts,
+            attempt,
+            kept_rows,
+            done,
+        } => {
             if kept_rows > 0 {
-                log::info!("resuming: {kept_rows} of {} rows are kept from earlier starts", identity.rows);
+                log::info!(
+                    "resuming: {kept_rows} of {} rows are kept from earlier starts",
+                    identity.rows
+                );
             }
             let done = done.ranges().map(|r| (r.start, r.end)).collect();
-            (Prepared { scan: Some(scan), attempt, done }, Some(parts))
+            (
+                Prepared {
+                    scan: Some(scan),
+                    attempt,
+                    done,
+                },
+                Some(parts),
+            )
         }
     })
 }
@@ -179,8 +209,15 @@ fn stage(args: &TranslateArgs) -> Result<PathBuf> {
 
 /// Every language code that flags or rows name must be one of the tokenizer's.
 fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
-    for (flag, code) in args.source.iter().map(|c| ("--source", c)).chain(args.target.iter().map(|c| ("--target", c))) {
-        tokenizer.target_lang_id(code).with_context(|| format!("{flag} {code}"))?;
+    for (flag, code) in args
+        .source
+        .iter()
+        .map(|c| ("--source", c))
+        .chain(args.target.iter().map(|c| ("--target", c)))
+    {
+        tokenizer
+            .target_lang_id(code)
+            .with_context(|| format!("{flag} {code}"))?;
     }
     for (column, codes) in [("source_lang", &scan.source_langs), ("target_lang", &scan.target_langs)] {
         for (code, line) in codes {
@@ -239,7 +276,10 @@ fn identity(args: &TranslateArgs, model: &Model, scan: &Scan) -> Result<JobIdent
         ("max_length", json!(s.max_length)),
         ("min_length", json!(s.min_length)),
         ("length_penalty", json!(s.length_penalty)),
-        ("early_stopping", json!(format!("{:?}", s.early_stopping).to_lowercase())),
+        (
+            "early_stopping",
+            json!(format!("{:?}", s.early_stopping).to_lowercase()),
+        ),
         ("no_repeat_ngram_size", json!(s.no_repeat_ngram)),
         ("on_error", json!(args.on_error)),
         ("scores", json!(args.scores)),
@@ -259,6 +299,7 @@ fn identity(args: &TranslateArgs, model: &Model, scan: &Scan) -> Result<JobIdent
         command: std::env::args().collect::<Vec<_>>().join(" "),
         model_sha256: model.checkpoint.sha256()?,
         rows: scan.rows * args.target.len().max(1) as u64,
+        outputs: args.target.len().max(1) as u64,
     })
 }
 

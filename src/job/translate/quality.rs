@@ -29,7 +29,6 @@ struct Target {
 /// A reference file read forwards, a window at a time.
 struct References {
     reader: WindowReader,
-    windows: Vec<u64>,
     next: usize,
     first: u64,
     lines: Vec<Record>,
@@ -38,8 +37,12 @@ struct References {
 impl References {
     fn open(path: &PathBuf) -> Result<References> {
         let scan = scan(path, WindowLimits::default(), &mut |_, _| ())?;
-        let windows = scan.windows.iter().map(|w| w.rows).collect();
-        Ok(References { reader: WindowReader::open(&scan)?, windows, next: 0, first: 0, lines: Vec::new() })
+        Ok(References {
+            reader: WindowReader::open(&scan)?,
+            next: 0,
+            first: 0,
+            lines: Vec::new(),
+        })
     }
 
     /// Line `line`; asked for in ascending order.
@@ -61,18 +64,34 @@ impl Quality {
     pub fn new(targets: &[String], references: &[PathBuf]) -> Result<Quality> {
         let open = |(i, path): (usize, &PathBuf)| -> Result<Target> {
             let references = References::open(path).with_context(|| format!("--references {}", path.display()))?;
-            let name = targets.get(i).filter(|_| targets.len() > 1).map(|t| format!("_{t}")).unwrap_or_default();
-            Ok(Target { name, references, bleu: BleuStats::default(), chrf: ChrfStats::default() })
+            let name = targets
+                .get(i)
+                .filter(|_| targets.len() > 1)
+                .map(|t| format!("_{t}"))
+                .unwrap_or_default();
+            Ok(Target {
+                name,
+                references,
+                bleu: BleuStats::default(),
+                chrf: ChrfStats::default(),
+            })
         };
         let targets_read = references.iter().enumerate().map(open).collect::<Result<_>>()?;
-        Ok(Quality { targets: targets_read, outputs: targets.len().max(1) as u64, ..Quality::default() })
+        Ok(Quality {
+            targets: targets_read,
+            outputs: targets.len().max(1) as u64,
+            ..Quality::default()
+        })
     }
 
     /// BLEU and chrF of each target with references: (name, figure).
     pub fn figures(&self) -> Vec<(String, f64)> {
         let of = |t: &Target| {
             let bleu = (format!("BLEU{}", t.name), t.bleu.score().score);
-            [bleu, (format!("{}{}", t.chrf.score().name(), t.name), t.chrf.score().score)]
+            [
+                bleu,
+                (format!("{}{}", t.chrf.score().name(), t.name), t.chrf.score().score),
+            ]
         };
         self.targets.iter().flat_map(of).collect()
     }
@@ -80,7 +99,13 @@ impl Quality {
     fn signatures(&self) -> Vec<(String, String)> {
         let of = |t: &Target| {
             let bleu = (format!("BLEU{}_signature", t.name), t.bleu.signature());
-            [bleu, (format!("{}{}_signature", t.chrf.score().name(), t.name), t.chrf.signature())]
+            [
+                bleu,
+                (
+                    format!("{}{}_signature", t.chrf.score().name(), t.name),
+                    t.chrf.signature(),
+                ),
+            ]
         };
         self.targets.iter().flat_map(of).collect()
     }
@@ -102,9 +127,18 @@ impl Judge for Quality {
     }
 
     fn metrics(&mut self) -> Result<Vec<Metric>> {
-        let count = |name: String, n: u64| Metric { name, value: MetricValue::Count(n) };
-        let number = |(name, x)| Metric { name, value: MetricValue::Number(x) };
-        let text = |(name, s)| Metric { name, value: MetricValue::Text(s) };
+        let count = |name: String, n: u64| Metric {
+            name,
+            value: MetricValue::Count(n),
+        };
+        let number = |(name, x)| Metric {
+            name,
+            value: MetricValue::Number(x),
+        };
+        let text = |(name, s)| Metric {
+            name,
+            value: MetricValue::Text(s),
+        };
         let mut all: Vec<Metric> = self.figures().into_iter().map(number).collect();
         all.extend(self.signatures().into_iter().map(text));
         all.push(count("tokens".into(), self.tokens));

@@ -4,7 +4,7 @@ use super::desk::{Desk, Progress};
 use super::feed::Feed;
 use super::plan::Model;
 use crate::cli::translate::{Routing, TranslateArgs};
-use crate::comm::{signal, Comm, ReportedElsewhere};
+use crate::comm::{signal, ReportedElsewhere};
 use crate::corpus::Record;
 use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::lockstep::{next, Next, Report, NO_SHARE, REPORT_BYTES};
@@ -12,7 +12,7 @@ use crate::decode::trace::Counts;
 use crate::metrics::meter::Phase as Lap;
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
-use crate::results::{Parts, Phase, Row, RowRoutes, RoutingLayout, SegmentName, Status, StepCounts, Timing};
+use crate::results::{Parts, Phase, RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Timing};
 use anyhow::{anyhow, Result};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -47,8 +47,8 @@ pub struct Rank<'a> {
     pub desk: Option<Desk<'a>>,
     /// Where rows come from.
     pub feed: Feed,
-    /// Called with the group's progress before each step.
-    pub show: &'a mut dyn FnMut(Progress),
+    /// Called before each step with the group's progress, and on rank 0 with that of the other groups.
+    pub show: &'a mut dyn FnMut(Progress, Progress),
 }
 
 /// Rows on their way through a rank.
@@ -60,7 +60,10 @@ struct Books {
     bytes: usize,
     seq: u32,
     opened: Instant,
+    /// This rank's part.
     progress: Progress,
+    /// Its group's, as of the last step.
+    group: Progress,
 }
 
 /// What is known of an output before it is finished.
@@ -102,8 +105,12 @@ impl Rank<'_> {
             let reports = self.agree(ctx, batch, books, failure.is_some() || ctx.failure.is_some());
             // All ranks judge by the same books: those before this step's share and rows.
             let exhausted = self.feed.exhausted();
-            let rows = reports.iter().map(|r| r.rows).sum();
-            (self.show)(Progress { rows, tokens: reports.iter().map(|r| r.tokens).sum() });
+            books.group = Progress {
+                rows: reports.iter().map(|r| r.rows).sum(),
+                tokens: reports.iter().map(|r| r.tokens).sum(),
+            };
+            let others = self.desk.as_ref().map(Desk::others).unwrap_or_default();
+            (self.show)(books.group, others);
             let decided = next(&reports, exhausted);
             match decided {
                 Next::Fail(rank) if rank == ctx.comm.rank() => {
@@ -154,7 +161,7 @@ impl Rank<'_> {
                 desk.answer();
                 // A group keeps about as many rows ready as it could take on next.
                 let hungry = !self.feed.no_more() && self.feed.queued() < 16 * ctx.comm.size();
-                desk.claim(hungry, books.progress)
+                desk.claim(hungry, books.group)
             }
             None => NO_SHARE,
         };
@@ -192,14 +199,29 @@ impl Rank<'_> {
             match (&ids, &target) {
                 (Some(ids), Some(target)) => {
                     let forced = Some(self.model.tokenizer.target_lang_id(target)?);
-                    outputs.push(Output { key, forced, credits_source: t == 0 });
+                    outputs.push(Output {
+                        key,
+                        forced,
+                        credits_source: t == 0,
+                    });
                     let (record, target, cut) = (record.clone(), target.clone(), ids.cut);
-                    books.pending.insert(key, Pending { record, source, target, cut });
+                    books.pending.insert(
+                        key,
+                        Pending {
+                            record,
+                            source,
+                            target,
+                            cut,
+                        },
+                    );
                 }
                 _ => {
                     let status = if blank { Status::Blank } else { Status::Failed };
                     if !blank {
-                        let why = record.problem.clone().unwrap_or_else(|| "no language is named for it".into());
+                        let why = record
+                            .problem
+                            .clone()
+                            .unwrap_or_else(|| "no language is named for it".into());
                         log::warn!("row {}: {why}", record.index);
                     }
                     books.add(empty_row(key, &record, source, target.unwrap_or_default(), status));
@@ -214,7 +236,9 @@ impl Rank<'_> {
 
     /// Turns a finished search into a row.
     fn finish(&self, ctx: &mut Context, model: &dyn EncoderDecoder, books: &mut Books, f: Finished) -> Result<()> {
-        let Some(p) = books.pending.remove(&f.key) else { return Err(anyhow!("row {} is not in flight", f.key)) };
+        let Some(p) = books.pending.remove(&f.key) else {
+            return Err(anyhow!("row {} is not in flight", f.key));
+        };
         let (experts, top_k) = model.experts();
         let h = f.hypothesis;
         let routes = f.trace.map(|trace| {
@@ -239,12 +263,14 @@ impl Rank<'_> {
             logprobs: if self.args.scores { h.logprobs } else { Vec::new() },
             source_lang: p.source,
             target_lang: p.target,
-            routes: routes.filter(|_| self.args.routing == Some(Routing::Tokens)).map(|r| RowRoutes {
-                encoder_ids: r.encoder.0,
-                encoder_weights: r.encoder.1,
-                decoder_ids: r.decoder.0,
-                decoder_weights: r.decoder.1,
-            }),
+            routes: routes
+                .filter(|_| self.args.routing == Some(Routing::Tokens))
+                .map(|r| RowRoutes {
+                    encoder_ids: r.encoder.0,
+                    encoder_weights: r.encoder.1,
+                    decoder_ids: r.decoder.0,
+                    decoder_weights: r.decoder.1,
+                }),
         });
         ctx.meter.lap(Lap::Output);
         Ok(())
@@ -264,11 +290,25 @@ impl Rank<'_> {
                 counts,
             })
             .collect();
-        let phases = ctx.meter.rows().map(|(name, seconds, bytes)| (name.to_string(), seconds, bytes)).collect();
-        let timing = Timing { rank, attempt: self.attempt, phases };
-        let name = SegmentName { attempt: self.attempt, rank, seq: books.seq };
+        let phases = ctx
+            .meter
+            .rows()
+            .map(|(name, seconds, bytes)| (name.to_string(), seconds, bytes))
+            .collect();
+        let timing = Timing {
+            rank,
+            attempt: self.attempt,
+            phases,
+        };
+        let name = SegmentName {
+            attempt: self.attempt,
+            rank,
+            seq: books.seq,
+        };
         let mut rows = std::mem::take(&mut books.rows);
-        let bytes = self.parts.write_segment(name, &mut rows, layout.as_ref(), &steps, &timing)?;
+        let bytes = self
+            .parts
+            .write_segment(name, &mut rows, layout.as_ref(), &steps, &timing)?;
         ctx.meter.moved(Lap::Output, bytes as usize);
         books.seq += 1;
         books.bytes = 0;
@@ -288,12 +328,16 @@ impl Books {
             seq: 0,
             opened: Instant::now(),
             progress: Progress::default(),
+            group: Progress::default(),
         }
     }
 
     fn add(&mut self, row: Row) {
         self.bytes += 64 + row.input.len() + row.output.len() + 8 * row.ids.len();
-        self.bytes += row.routes.as_ref().map_or(0, |r| 6 * (r.encoder_ids.len() + r.decoder_ids.len()));
+        self.bytes += row
+            .routes
+            .as_ref()
+            .map_or(0, |r| 6 * (r.encoder_ids.len() + r.decoder_ids.len()));
         self.progress.rows += 1;
         self.rows.push(row);
     }
@@ -319,5 +363,10 @@ fn empty_row(index: u64, record: &Record, source_lang: String, target_lang: Stri
 /// The routing part of the results file for a model.
 fn layout(model: &dyn EncoderDecoder) -> RoutingLayout {
     let ((encoder_layers, decoder_layers), (experts, top_k)) = (model.moe_layers(), model.experts());
-    RoutingLayout { encoder_layers, decoder_layers, experts, top_k }
+    RoutingLayout {
+        encoder_layers,
+        decoder_layers,
+        experts,
+        top_k,
+    }
 }

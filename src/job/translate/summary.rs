@@ -37,7 +37,13 @@ impl Meterman {
         });
         let now = Instant::now();
         let total = if speaks { total } else { 0 };
-        Meterman { bar, kept, total, started: now, said: now }
+        Meterman {
+            bar,
+            kept,
+            total,
+            started: now,
+            said: now,
+        }
     }
 
     /// Shows what is done by now.
@@ -121,7 +127,9 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         loads: ctx.loads.clone(),
     };
     let all = gather_texts(world, &serde_json::to_string(&own)?);
-    all.iter().map(|text| serde_json::from_str(text).context("the summary of a rank")).collect()
+    all.iter()
+        .map(|text| serde_json::from_str(text).context("the summary of a rank"))
+        .collect()
 }
 
 /// Largest over mean expert load of each MoE layer, over all ranks; 0 for a layer that saw no token.
@@ -146,11 +154,18 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
     let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
     let tokens: u64 = ranks.iter().map(|r| r.tokens).sum();
     let phases = ranks.iter().map(|r| {
-        let named = r.phases.iter().map(|(name, s, b)| (name.clone(), json!({"seconds": s, "bytes": b})));
+        let named = r
+            .phases
+            .iter()
+            .map(|(name, s, b)| (name.clone(), json!({"seconds": s, "bytes": b})));
         json!({"rank": r.rank, "group": r.group, "phases": named.collect::<serde_json::Map<_, _>>()})
     });
     let environment: serde_json::Map<String, Value> = std::env::vars()
-        .filter(|(name, _)| ["SLURM_", "OMP_", "OMPI_COMM_", "SLUICE_"].iter().any(|p| name.starts_with(p)))
+        .filter(|(name, _)| {
+            ["SLURM_", "OMP_", "OMPI_COMM_", "SLUICE_"]
+                .iter()
+                .any(|p| name.starts_with(p))
+        })
         .map(|(name, value)| (name, value.into()))
         .collect();
     json!({
@@ -185,26 +200,63 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
 /// The summary for people.
 pub fn print(ranks: &[RankSummary], quality: Option<&Quality>, kept: u64) {
     let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
-    let (rows, tokens) = (ranks.iter().map(|r| r.rows).sum::<u64>(), ranks.iter().map(|r| r.tokens).sum::<u64>());
+    let (rows, tokens) = (
+        ranks.iter().map(|r| r.rows).sum::<u64>(),
+        ranks.iter().map(|r| r.tokens).sum::<u64>(),
+    );
     let rate = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
-    println!("rows        {rows} in {} ({kept} kept from earlier starts)", clock(seconds));
-    println!("tokens      {tokens} generated, {rate:.0} tokens/s on {} ranks", ranks.len());
+    println!(
+        "rows        {rows} in {} ({kept} kept from earlier starts)",
+        clock(seconds)
+    );
+    println!(
+        "tokens      {tokens} generated, {rate:.0} tokens/s on {} ranks",
+        ranks.len()
+    );
     if let Some(q) = quality {
         let named = Status::ALL.iter().zip(q.statuses).filter(|(_, n)| *n > 0);
-        println!("by status   {}", named.map(|(s, n)| format!("{n} {}", s.name())).collect::<Vec<_>>().join(", "));
+        println!(
+            "by status   {}",
+            named
+                .map(|(s, n)| format!("{n} {}", s.name()))
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
         for (name, figure) in q.figures() {
             println!("{name:<11} {figure:.2}");
         }
     }
-    let total = |name: &str| ranks.iter().flat_map(|r| &r.phases).filter(|p| p.0 == name).map(|p| p.1).sum::<f64>();
-    let names = ranks.first().into_iter().flat_map(|r| r.phases.iter().map(|p| p.0.as_str()));
+    let total = |name: &str| {
+        ranks
+            .iter()
+            .flat_map(|r| &r.phases)
+            .filter(|p| p.0 == name)
+            .map(|p| p.1)
+            .sum::<f64>()
+    };
+    let names = ranks
+        .first()
+        .into_iter()
+        .flat_map(|r| r.phases.iter().map(|p| p.0.as_str()));
     let all: f64 = ranks.iter().flat_map(|r| &r.phases).map(|p| p.1).sum();
-    let shares = names.map(|n| (n, 100.0 * total(n) / all.max(1e-9))).filter(|s| s.1 >= 0.5);
-    println!("time        {}", shares.map(|(n, s)| format!("{n} {s:.0} %")).collect::<Vec<_>>().join(", "));
+    let shares = names
+        .map(|n| (n, 100.0 * total(n) / all.max(1e-9)))
+        .filter(|s| s.1 >= 0.5);
+    println!(
+        "time        {}",
+        shares
+            .map(|(n, s)| format!("{n} {s:.0} %"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
     let peak = ranks.iter().max_by_key(|r| r.peak_memory);
     if let Some(r) = peak {
         let (weights, caches) = (size(r.weights), size(r.caches));
-        println!("memory      {} at most, on rank {} (weights {weights}, caches up to {caches})", size(r.peak_memory), r.rank);
+        println!(
+            "memory      {} at most, on rank {} (weights {weights}, caches up to {caches})",
+            size(r.peak_memory),
+            r.rank
+        );
     }
     let worst = imbalance(ranks).into_iter().fold(0.0, f64::max);
     println!("imbalance   {worst:.2} (largest over mean expert load, worst layer)");
@@ -217,7 +269,9 @@ fn hdf5_version() -> String {
 
 /// Now, as seconds since 1970 and in words.
 fn date() -> Value {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     json!(now)
 }
 

@@ -38,7 +38,10 @@ impl EncoderDecoder for NllbMoe {
 
     fn moe_layers(&self) -> (Vec<String>, Vec<String>) {
         let names = |ffns: &mut dyn Iterator<Item = &FeedForward>| ffns.filter_map(FeedForward::moe_name).collect();
-        (names(&mut self.encoder.iter().map(|l| &l.ffn)), names(&mut self.decoder.iter().map(|l| &l.ffn)))
+        (
+            names(&mut self.encoder.iter().map(|l| &l.ffn)),
+            names(&mut self.decoder.iter().map(|l| &l.ffn)),
+        )
     }
 
     fn experts(&self) -> (usize, usize) {
@@ -57,8 +60,12 @@ impl EncoderDecoder for NllbMoe {
         let numbered = |s: &SourceRow<'_>| positions(s.ids, pad);
         let flat: Vec<(u32, usize)> = sources.iter().flat_map(numbered).collect();
         self.embed(flat.into_iter(), x);
-        let starts = sources.iter().scan(0, |at, s| Some((std::mem::replace(at, *at + s.ids.len()), s.ids.len())));
-        let rows: Vec<KeyRows> = starts.flat_map(|(at, n)| (0..n).map(move |_| KeyRows::Range(at, n))).collect();
+        let starts = sources
+            .iter()
+            .scan(0, |at, s| Some((std::mem::replace(at, *at + s.ids.len()), s.ids.len())));
+        let rows: Vec<KeyRows> = starts
+            .flat_map(|(at, n)| (0..n).map(move |_| KeyRows::Range(at, n)))
+            .collect();
         ctx.meter.lap(Phase::Head);
         for layer in &self.encoder {
             self.encoder_layer(ctx, layer, &mut b, tokens, &rows);
@@ -70,7 +77,10 @@ impl EncoderDecoder for NllbMoe {
     fn decode(&mut self, ctx: &mut Context, rows: &[DecodeRow], caches: &mut Caches) -> &[f32] {
         let d = self.config.d_model;
         let mut b = std::mem::take(&mut self.buffers);
-        self.embed(rows.iter().map(|r| (r.token, r.position)), sized(&mut b.x, rows.len() * d));
+        self.embed(
+            rows.iter().map(|r| (r.token, r.position)),
+            sized(&mut b.x, rows.len() * d),
+        );
         let own: Vec<KeyRows> = rows.iter().map(|r| r.keys).collect();
         let cross: Vec<KeyRows> = rows.iter().map(|r| KeyRows::Range(r.source.0, r.source.1)).collect();
         ctx.meter.lap(Phase::Head);
@@ -79,7 +89,8 @@ impl EncoderDecoder for NllbMoe {
             self.cross_attention(ctx, layer, &mut b, &cross, &caches.cross[i]);
             layer.ffn.apply(ctx, &layer.ffn_norm, &mut b, rows.len(), d);
         }
-        self.decoder_norm.apply(ctx.device, &b.x[..rows.len() * d], sized(&mut b.normed, rows.len() * d));
+        self.decoder_norm
+            .apply(ctx.device, &b.x[..rows.len() * d], sized(&mut b.normed, rows.len() * d));
         ctx.meter.lap(Phase::Head);
         self.buffers = b;
         &self.buffers.normed[..rows.len() * d]
@@ -88,7 +99,11 @@ impl EncoderDecoder for NllbMoe {
 
 /// A sentence's tokens with their positions: a padding token typed in the text takes none, as in the reference.
 fn positions(ids: &[u32], pad: u32) -> Vec<(u32, usize)> {
-    ids.iter().scan(0, |next, &id| Some((id, std::mem::replace(next, *next + (id != pad) as usize)))).collect()
+    ids.iter()
+        .scan(0, |next, &id| {
+            Some((id, std::mem::replace(next, *next + (id != pad) as usize)))
+        })
+        .collect()
 }
 
 impl NllbMoe {
@@ -96,7 +111,11 @@ impl NllbMoe {
     /// no position.
     fn embed(&mut self, tokens: impl Iterator<Item = (u32, usize)>, x: &mut [f32]) {
         let d = self.config.d_model;
-        let scale = if self.config.scale_embedding { (d as f32).sqrt() } else { 1.0 };
+        let scale = if self.config.scale_embedding {
+            (d as f32).sqrt()
+        } else {
+            1.0
+        };
         for ((id, position), row) in tokens.zip(x.chunks_exact_mut(d)) {
             self.embedding.embedding(id as usize, row);
             row.iter_mut().for_each(|x| *x *= scale);
@@ -111,14 +130,28 @@ impl NllbMoe {
         let (d, heads) = (self.config.d_model, self.config.encoder_attention_heads);
         let x = &mut b.x[..tokens * d];
         let normed = &mut sized(&mut b.normed, tokens * d)[..tokens * d];
-        let (qkv, gathered) = (sized(&mut b.projected, tokens * 3 * d), sized(&mut b.gathered, tokens * d));
+        let (qkv, gathered) = (
+            sized(&mut b.projected, tokens * 3 * d),
+            sized(&mut b.gathered, tokens * d),
+        );
         layer.attention_norm.apply(ctx.device, x, normed);
         ctx.device.linear(normed, &layer.qkv, Epilogue::Store, qkv);
         if tokens > 0 {
             let (k, v) = (&qkv[d..], &qkv[2 * d..]);
             let scale = ((d / heads) as f32).powf(-0.5);
             let (head_dim, q_stride, kv_stride) = (d / heads, 3 * d, 3 * d);
-            ctx.device.attend(Attend { q: qkv, q_stride, k, v, kv_stride, heads, head_dim, scale, rows, out: gathered });
+            ctx.device.attend(Attend {
+                q: qkv,
+                q_stride,
+                k,
+                v,
+                kv_stride,
+                heads,
+                head_dim,
+                scale,
+                rows,
+                out: gathered,
+            });
         }
         ctx.device.linear(gathered, &layer.out, Epilogue::Add, x);
         ctx.meter.lap(Phase::Attention);
@@ -126,7 +159,14 @@ impl NllbMoe {
     }
 
     /// The encoder's output, once for each sentence, as every decoder layer's cross keys and values.
-    fn store_cross(&self, ctx: &mut Context, b: &mut Buffers, tokens: usize, sources: &[SourceRow], caches: &mut Caches) {
+    fn store_cross(
+        &self,
+        ctx: &mut Context,
+        b: &mut Buffers,
+        tokens: usize,
+        sources: &[SourceRow],
+        caches: &mut Caches,
+    ) {
         let d = self.config.d_model;
         let normed = sized(&mut b.normed, tokens * d);
         self.encoder_norm.apply(ctx.device, &b.x[..tokens * d], normed);
@@ -155,7 +195,10 @@ impl NllbMoe {
         let (d, heads) = (self.config.d_model, self.config.decoder_attention_heads);
         let x = &mut b.x[..rows.len() * d];
         let normed = sized(&mut b.normed, rows.len() * d);
-        let (qkv, gathered) = (sized(&mut b.projected, rows.len() * 3 * d), sized(&mut b.gathered, rows.len() * d));
+        let (qkv, gathered) = (
+            sized(&mut b.projected, rows.len() * 3 * d),
+            sized(&mut b.gathered, rows.len() * d),
+        );
         layer.self_norm.apply(ctx.device, x, normed);
         ctx.device.linear(normed, &layer.qkv, Epilogue::Store, qkv);
         for (row, qkv) in rows.iter().zip(qkv.chunks_exact(3 * d)) {
@@ -164,12 +207,30 @@ impl NllbMoe {
         let (k, v) = (&*cache, &cache[d.min(cache.len())..]);
         let (scale, head_dim) = (((d / heads) as f32).powf(-0.5), d / heads);
         let (q_stride, kv_stride) = (3 * d, 2 * d);
-        ctx.device.attend(Attend { q: qkv, q_stride, k, v, kv_stride, heads, head_dim, scale, rows: keys, out: gathered });
+        ctx.device.attend(Attend {
+            q: qkv,
+            q_stride,
+            k,
+            v,
+            kv_stride,
+            heads,
+            head_dim,
+            scale,
+            rows: keys,
+            out: gathered,
+        });
         ctx.device.linear(gathered, &layer.self_out, Epilogue::Add, x);
         ctx.meter.lap(Phase::Attention);
     }
 
-    fn cross_attention(&self, ctx: &mut Context, layer: &DecoderLayer, b: &mut Buffers, keys: &[KeyRows], cache: &[f32]) {
+    fn cross_attention(
+        &self,
+        ctx: &mut Context,
+        layer: &DecoderLayer,
+        b: &mut Buffers,
+        keys: &[KeyRows],
+        cache: &[f32],
+    ) {
         let (d, heads) = (self.config.d_model, self.config.decoder_attention_heads);
         let n = keys.len() * d;
         let x = &mut b.x[..n];
@@ -180,7 +241,18 @@ impl NllbMoe {
         let (k, v) = (cache, &cache[d.min(cache.len())..]);
         let (scale, head_dim) = (((d / heads) as f32).powf(-0.5), d / heads);
         let (q_stride, kv_stride) = (d, 2 * d);
-        ctx.device.attend(Attend { q, q_stride, k, v, kv_stride, heads, head_dim, scale, rows: keys, out: gathered });
+        ctx.device.attend(Attend {
+            q,
+            q_stride,
+            k,
+            v,
+            kv_stride,
+            heads,
+            head_dim,
+            scale,
+            rows: keys,
+            out: gathered,
+        });
         ctx.device.linear(gathered, &layer.cross_out, Epilogue::Add, x);
         ctx.meter.lap(Phase::Attention);
     }

@@ -83,9 +83,19 @@ impl NllbMoe {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<NllbMoe> {
         let load = Loader { checkpoint, dtype };
-        let mut reader = Reader { load, config, rank, ranks, progress };
-        let encoder = (0..config.encoder_layers).map(|i| reader.encoder_layer(i)).collect::<Result<_>>()?;
-        let decoder = (0..config.decoder_layers).map(|i| reader.decoder_layer(i)).collect::<Result<_>>()?;
+        let mut reader = Reader {
+            load,
+            config,
+            rank,
+            ranks,
+            progress,
+        };
+        let encoder = (0..config.encoder_layers)
+            .map(|i| reader.encoder_layer(i))
+            .collect::<Result<_>>()?;
+        let decoder = (0..config.decoder_layers)
+            .map(|i| reader.decoder_layer(i))
+            .collect::<Result<_>>()?;
         let load = &reader.load;
         Ok(NllbMoe {
             embedding: load.linear(&[names::EMBEDDING.trim_end_matches(".weight")])?,
@@ -158,7 +168,12 @@ impl Reader<'_> {
             let (up, down) = self.load.feed_forward(&format!("{layer}.ffn"))?;
             return Ok(FeedForward::Dense(Dense { up, down }));
         }
-        let index = self.config.moe_layers().iter().position(|&l| l == (stack, i)).expect("a sparse layer");
+        let index = self
+            .config
+            .moe_layers()
+            .iter()
+            .position(|&l| l == (stack, i))
+            .expect("a sparse layer");
         let expert = |e| {
             let (up, down) = self.load.feed_forward(&names::expert(layer, e))?;
             Ok(Expert { up, down })
@@ -168,7 +183,9 @@ impl Reader<'_> {
             name: format!("{}.layers.{i}", stack.name()),
             rule: Rule::Top2,
             router: self.load.linear_f32(&names::router(layer))?,
-            experts: Owners::block(self.config.num_experts, self.ranks, self.rank).map(expert).collect::<Result<_>>()?,
+            experts: Owners::block(self.config.num_experts, self.ranks, self.rank)
+                .map(expert)
+                .collect::<Result<_>>()?,
             owners: Owners::blocks(self.config.num_experts, self.ranks),
             dtype: self.load.dtype,
             scale: 1.0 - self.config.moe_token_dropout,

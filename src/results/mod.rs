@@ -1,0 +1,38 @@
+//! Results: what a job leaves behind, and how it survives being killed.
+//!
+//! While a job runs, every rank closes a *segment* (a small HDF5 file with the rows it finished) in `OUT.h5.parts/`
+//! now and then; a segment counts once its *record* (JSON with the rows it holds and its checksum) lies beside it.
+//! [`Parts`] is that folder; [`merge`] makes one file of it, `OUT.h5`, whose datasets don't depend on how rows were
+//! spread over ranks and segments; [`Results`] reads the finished file. `docs/results.md` describes the file for users.
+//!
+//! Nothing here knows how results come about: rows come in, rows go out.
+
+mod attribute;
+mod column;
+mod crash;
+mod done;
+mod durable;
+mod identity;
+mod lock;
+mod merge;
+mod metrics;
+mod parts;
+mod reader;
+mod record;
+mod resume;
+mod routing;
+mod row;
+mod trace;
+mod writer;
+
+pub use crash::crash_point;
+pub use done::DoneRows;
+pub use identity::JobIdentity;
+pub use merge::{merge, Judge, MergeExtra, MergeSummary};
+pub use metrics::{write_metrics, Metric, MetricValue};
+pub use parts::{parts_path, Opened, Parts, SegmentName};
+pub use reader::{Results, RowBlocks};
+pub use row::{Phase, RoutingLayout, Row, RowRoutes, Status, StepCounts, Timing, TimingEntry};
+
+/// The program named in the root attribute `creator`, by which a file of ours is known.
+pub(crate) const CREATOR: &str = "sluice";

@@ -1,0 +1,337 @@
+//! Reading rows back, from a segment or from the finished file.
+
+use super::attribute::get_text;
+use super::column::{Column, Ragged};
+use super::durable::with_suffix;
+use super::identity::JobIdentity;
+use super::metrics::{read_metrics, Metric};
+use super::routing::RoutingReader;
+use super::row::{Phase, RoutingLayout, Row, Status, StepCounts, TimingEntry};
+use super::CREATOR;
+use anyhow::{bail, ensure, Context, Result};
+use hdf5::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The tables of a segment or of a finished file.
+pub(crate) struct RowReader {
+    index: Column,
+    id: Option<Column>,
+    input: Column,
+    source_lang: Column,
+    target_lang: Column,
+    output: Option<Column>,
+    status: Column,
+    score: Column,
+    ids: Ragged,
+    logprobs: Option<Ragged>,
+    pub routing: Option<RoutingReader>,
+}
+
+impl RowReader {
+    /// Opens the tables of `file`; datasets of different length are an error.
+    pub fn open(file: &File) -> Result<RowReader> {
+        let group = |name: &str| {
+            file.group(name)
+                .with_context(|| format!("{} has no group /{name}: is it a result of sluice?", file.filename()))
+        };
+        let there = |name: &str| file.link_exists(name).then(|| group(name)).transpose();
+        let (input, output, tokens) = (group("input")?, group("output")?, group("tokens")?);
+        let reader = RowReader {
+            index: Column::open(&input, "index")?,
+            id: Column::open_if_there(&input, "id")?,
+            input: Column::open(&input, "text")?,
+            source_lang: Column::open(&input, "source_lang")?,
+            target_lang: Column::open(&input, "target_lang")?,
+            output: Column::open_if_there(&output, "text")?,
+            status: Column::open(&output, "status")?,
+            score: Column::open(&output, "score")?,
+            ids: Ragged::open(&tokens, "ids")?,
+            logprobs: there("scores")?
+                .map(|scores| Ragged::open(&scores, "logprobs"))
+                .transpose()?,
+            routing: there("routing")?
+                .map(|routing| RoutingReader::open(&routing))
+                .transpose()?,
+        };
+        let lengths = [
+            &reader.input,
+            &reader.source_lang,
+            &reader.target_lang,
+            &reader.status,
+            &reader.score,
+        ];
+        for column in lengths.into_iter().chain(&reader.id).chain(&reader.output) {
+            ensure!(
+                column.rows() == reader.rows(),
+                "{} is damaged: a dataset has {} rows, /input/index has {}",
+                file.filename(),
+                column.rows(),
+                reader.rows()
+            );
+        }
+        Ok(reader)
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.index.rows()
+    }
+
+    /// How many tokens there are in `/tokens/ids`.
+    pub fn tokens(&self) -> u64 {
+        self.ids.values()
+    }
+
+    /// The input's numbers of all rows.
+    pub fn indices(&self) -> Result<Vec<u64>> {
+        self.index.read(0..self.rows())
+    }
+
+    /// Rows with all that is kept of them.
+    pub fn read(&self, range: Range<usize>) -> Result<Vec<Row>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rows = vec![Row::default(); range.len()];
+        fill(&mut rows, self.index.read(range.clone())?, |row, index| {
+            row.index = index
+        });
+        fill(&mut rows, self.input.read_texts(range.clone())?, |row, text| {
+            row.input = text
+        });
+        fill(&mut rows, self.source_lang.read_texts(range.clone())?, |row, text| {
+            row.source_lang = text
+        });
+        fill(&mut rows, self.target_lang.read_texts(range.clone())?, |row, text| {
+            row.target_lang = text
+        });
+        fill(&mut rows, self.score.read(range.clone())?, |row, score| {
+            row.score = score
+        });
+        fill(&mut rows, self.ids.read(range.clone())?, |row, ids| row.ids = ids);
+        let statuses: Vec<u8> = self.status.read(range.clone())?;
+        let statuses = statuses.into_iter().map(Status::from_u8).collect::<Result<Vec<_>>>()?;
+        fill(&mut rows, statuses, |row, status| row.status = status);
+        if let Some(id) = &self.id {
+            let texts = id.read_texts(range.clone())?;
+            fill(&mut rows, texts, |row, text| {
+                row.id = (!text.is_empty()).then_some(text)
+            });
+        }
+        if let Some(output) = &self.output {
+            fill(&mut rows, output.read_texts(range.clone())?, |row, text| {
+                row.output = text
+            });
+        }
+        if let Some(logprobs) = &self.logprobs {
+            fill(&mut rows, logprobs.read(range.clone())?, |row, logprobs| {
+                row.logprobs = logprobs
+            });
+        }
+        if let Some(routing) = &self.routing {
+            routing.fill_routes(range, &mut rows)?;
+        }
+        Ok(rows)
+    }
+}
+
+fn fill<T>(rows: &mut [Row], values: Vec<T>, set: impl Fn(&mut Row, T)) {
+    rows.iter_mut().zip(values).for_each(|(row, value)| set(row, value));
+}
+
+/// Opens an HDF5 file, saying plainly if it is none. HDF5 may keep `chunk_cache` bytes of decoded chunks per dataset.
+pub(crate) fn open_hdf5(path: &Path, chunk_cache: usize) -> Result<File> {
+    let mut signature = [0; 8];
+    let read = std::fs::File::open(path)
+        .with_context(|| format!("cannot open {}", path.display()))?
+        .read_exact(&mut signature);
+    if read.is_err() || signature != *b"\x89HDF\r\n\x1a\n" {
+        bail!("{} is not an HDF5 file", path.display());
+    }
+    let mut options = File::with_options();
+    options.with_fapl(|access| access.chunk_cache(521, chunk_cache, 0.75));
+    options.open(path).with_context(|| {
+        format!(
+            "{} starts like an HDF5 file but can't be opened: it may be cut off or still being written",
+            path.display()
+        )
+    })
+}
+
+/// A finished file, `OUT.h5`.
+pub struct Results {
+    file: File,
+    path: PathBuf,
+    identity: JobIdentity,
+    rows: RowReader,
+}
+
+impl Results {
+    /// Opens a finished file.
+    ///
+    /// # Errors
+    /// The file is missing (the message points at `OUT.h5.parts` if that is there), not HDF5, or not a result of ours.
+    pub fn open(path: &Path) -> Result<Results> {
+        let parts = with_suffix(path, ".parts");
+        if path.is_dir() || (!path.exists() && parts.exists()) {
+            let parts = if path.is_dir() { path } else { &parts };
+            bail!(
+                "{} holds a run that is not finished or not merged: run its command again to finish it, or \
+                 `sluice merge {}` if all rows are done",
+                parts.display(),
+                parts.display()
+            );
+        }
+        let file = open_hdf5(path, 1 << 20)?;
+        let ours = get_text(&file, "creator").is_ok_and(|creator| creator == CREATOR);
+        ensure!(
+            ours,
+            "{} is HDF5 but not a result of sluice (its attribute `creator` says so)",
+            path.display()
+        );
+        let identity = get_text(&file, "identity")?;
+        let identity = serde_json::from_str(&identity)
+            .with_context(|| format!("{}: the attribute `identity` is damaged", path.display()))?;
+        let rows = RowReader::open(&file)?;
+        Ok(Results {
+            file,
+            path: path.to_owned(),
+            identity,
+            rows,
+        })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The job that made it: options, model, command, config.
+    pub fn identity(&self) -> &JobIdentity {
+        &self.identity
+    }
+
+    /// A text attribute of the root: `creator_version`, `HDF5_Version`, `file_time`, ...
+    pub fn attribute(&self, name: &str) -> Result<String> {
+        get_text(&self.file, name)
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> u64 {
+        self.rows.rows() as u64
+    }
+
+    /// How many tokens there are in `/tokens/ids`.
+    pub fn tokens(&self) -> u64 {
+        self.rows.tokens()
+    }
+
+    /// Does it hold log-probabilities?
+    pub fn has_logprobs(&self) -> bool {
+        self.rows.logprobs.is_some()
+    }
+
+    /// Does it hold output texts? (A `score` job has none.)
+    pub fn has_output(&self) -> bool {
+        self.rows.output.is_some()
+    }
+
+    /// Rows `range` in input order.
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<Row>> {
+        let end = range.end.min(self.rows());
+        self.rows.read(range.start.min(end) as usize..end as usize)
+    }
+
+    /// All rows in input order, `size` at a time, so that memory stays flat.
+    pub fn blocks(&self, size: u64) -> RowBlocks<'_> {
+        RowBlocks {
+            results: self,
+            at: 0,
+            size: size.max(1),
+        }
+    }
+
+    /// What `/metrics` holds.
+    pub fn metrics(&self) -> Result<Vec<Metric>> {
+        read_metrics(&self.file)
+    }
+
+    /// What `/timing` holds: an entry per attempt, rank and phase.
+    pub fn timing(&self) -> Result<Vec<TimingEntry>> {
+        let at = self
+            .file
+            .group("timing")
+            .with_context(|| format!("{} has no /timing", self.path.display()))?;
+        let attempt = Column::open(&at, "attempt")?;
+        let all = 0..attempt.rows();
+        let attempts: Vec<u32> = attempt.read(all.clone())?;
+        let ranks: Vec<u32> = Column::open(&at, "rank")?.read(all.clone())?;
+        let phases = Column::open(&at, "phase")?.read_texts(all.clone())?;
+        let seconds: Vec<f64> = Column::open(&at, "seconds")?.read(all.clone())?;
+        let bytes: Vec<u64> = Column::open(&at, "bytes")?.read(all)?;
+        let numbers = attempts.into_iter().zip(ranks).zip(seconds).zip(bytes);
+        Ok(phases
+            .into_iter()
+            .zip(numbers)
+            .map(|(phase, (((attempt, rank), seconds), bytes))| TimingEntry {
+                attempt,
+                rank,
+                phase,
+                seconds,
+                bytes,
+            })
+            .collect())
+    }
+
+    /// The MoE layers whose loads are kept, if any are.
+    pub fn routing(&self) -> Option<&RoutingLayout> {
+        self.rows.routing.as_ref().map(RoutingReader::layout)
+    }
+
+    /// Tokens that each expert got over the whole job, `[layers of the phase, experts]`; empty without routing.
+    pub fn expert_totals(&self, phase: Phase) -> Result<Vec<u64>> {
+        self.rows
+            .routing
+            .as_ref()
+            .map_or(Ok(Vec::new()), |routing| routing.totals(phase))
+    }
+
+    /// Entries in the trace of expert loads.
+    pub fn steps(&self, phase: Phase) -> u64 {
+        self.rows
+            .routing
+            .as_ref()
+            .map_or(0, |routing| routing.steps(phase) as u64)
+    }
+
+    /// Entries `range` of the trace, ordered by attempt, group and step.
+    pub fn read_steps(&self, phase: Phase, range: Range<u64>) -> Result<Vec<StepCounts>> {
+        let Some(routing) = &self.rows.routing else {
+            return Ok(Vec::new());
+        };
+        let end = range.end.min(self.steps(phase));
+        routing.read_steps(phase, range.start.min(end) as usize..end as usize)
+    }
+}
+
+/// Blocks of rows, see [`Results::blocks`].
+pub struct RowBlocks<'a> {
+    results: &'a Results,
+    at: u64,
+    size: u64,
+}
+
+impl Iterator for RowBlocks<'_> {
+    type Item = Result<Vec<Row>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = self.at;
+        if start >= self.results.rows() {
+            return None;
+        }
+        self.at = start.saturating_add(self.size);
+        Some(self.results.read(start..self.at))
+    }
+}
