@@ -10,7 +10,7 @@ mod summary;
 use crate::cli::check;
 use crate::cli::exit::{self, Exit};
 use crate::cli::translate::{Device, TranslateArgs};
-use crate::comm::{affinity, agree, gather_texts, launch, mpi, signal, Comm, ReportedElsewhere};
+use crate::comm::{affinity, agree, launch, mpi, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
 use crate::metrics::meter::Phase;
@@ -21,6 +21,7 @@ use crate::results::{Parts, Status};
 use anyhow::{bail, Context as _, Result};
 use desk::{Desk, Progress};
 use feed::{Feed, Shares};
+pub use plan::describe;
 use plan::{Model, Prepared};
 use quality::Quality;
 use rank::{End, Rank};
@@ -35,7 +36,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let environment = launch::environment();
     let warnings = agree(world, launch::check_size(&environment, world.rank(), world.size()))?;
     let groups = agree(world, check::groups(world.size(), args.expert_parallel))?;
-    let bindings = bindings(world)?;
+    let bindings = affinity::everybody(world)?;
     let threads = args
         .threads
         .unwrap_or_else(|| launch::default_threads(&bindings, world.rank()));
@@ -105,15 +106,6 @@ fn same_language(args: &TranslateArgs) {
     for target in args.target.iter().filter(|t| Some(*t) == args.source.as_ref()) {
         log::warn!("--target {target} is also the source language: the model is asked to translate it into itself");
     }
-}
-
-/// Where every rank may run.
-fn bindings(world: &dyn Comm) -> Result<Vec<launch::Binding>> {
-    let own = serde_json::to_string(&affinity::here(world.rank()))?;
-    gather_texts(world, &own)
-        .iter()
-        .map(|text| serde_json::from_str(text).context("the binding of a rank"))
-        .collect()
 }
 
 /// Rank 0 prepares and tells the others, who open what it made.
