@@ -13,12 +13,13 @@ use crate::cli::translate::{Device, TranslateArgs};
 use crate::comm::{affinity, agree, launch, mpi, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
+use crate::metrics::memory;
 use crate::metrics::meter::Phase;
 use crate::model::nllb_moe::NllbMoe;
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
 use crate::results::{Parts, Status};
-use anyhow::{bail, Context as _, Result};
+use anyhow::{anyhow, bail, Context as _, Result};
 use desk::{Desk, Progress};
 use feed::{Feed, Shares};
 pub use plan::describe;
@@ -67,6 +68,8 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
             .for_each(|w| log::warn!("{w}"));
         same_language(args);
     }
+    let host = &bindings[world.rank()].host;
+    let neighbours = bindings.iter().filter(|b| b.host == *host).count();
     let rows = scan.rows * args.target.len().max(1) as u64;
     let done = prepared.done_rows()?;
     let kept = done.count();
@@ -75,6 +78,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
         world,
         groups,
         threads,
+        neighbours,
         prepared: &prepared,
         kept,
         rows,
@@ -143,6 +147,8 @@ struct Started<'a> {
     world: &'a dyn Comm,
     groups: usize,
     threads: usize,
+    /// Ranks on this machine.
+    neighbours: usize,
     prepared: &'a Prepared,
     kept: u64,
     rows: u64,
@@ -170,7 +176,7 @@ impl Started<'_> {
             keep,
         );
         ctx.meter.since(loading, Phase::Load);
-        let limits = Limits::of(args.batch_tokens, args.target.len());
+        let limits = agree(world, self.limits(model, &net, self.neighbours as u64))?;
         let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model()) as u64;
         let weights = net.bytes();
         if world.rank() == 0 {
@@ -224,6 +230,35 @@ impl Started<'_> {
             progress: progress.get(),
         };
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
+    }
+
+    /// What a rank takes on at once, cut to its share of the memory that is left.
+    fn limits(&self, model: &Model, net: &NllbMoe, neighbours: u64) -> Result<Limits> {
+        let wanted = Limits::of(self.args.batch_tokens, self.args.target.len());
+        let Some(machine) = memory::machine() else {
+            return Ok(wanted);
+        };
+        let free = machine.limit.map_or(machine.available, |l| {
+            machine.available.min(l.saturating_sub(memory::now()))
+        });
+        let room = free / neighbours;
+        let (layers, d_model) = (net.decoder_layers(), net.d_model());
+        let limits = wanted.fit(room, &model.settings, layers, d_model).map_err(|needed| {
+            anyhow!(
+                "the caches of one sentence can come to {}, this rank's share of the free memory is {}: lower \
+                 --max-new-tokens, --num-beams or --batch-tokens",
+                size(needed),
+                size(room)
+            )
+        })?;
+        if limits != wanted && self.world.rank() == 0 {
+            let (n, all) = (limits.outputs, wanted.outputs);
+            log::info!(
+                "memory for {n} sentences in flight instead of {all}: caches at full length fill {}",
+                size(room)
+            );
+        }
+        Ok(limits)
     }
 
     fn load(&self, model: &Model, comm: &dyn Comm) -> Result<NllbMoe> {

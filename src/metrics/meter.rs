@@ -95,24 +95,6 @@ impl Meter {
     }
 }
 
-/// The most memory this process has ever held (VmHWM), in bytes; 0 where the system does not tell.
-pub fn peak_memory() -> u64 {
-    memory("VmHWM:")
-}
-
-/// The memory this process holds now (VmRSS), in bytes; 0 where the system does not tell.
-pub fn memory_now() -> u64 {
-    memory("VmRSS:")
-}
-
-fn memory(key: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix(key));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
-        .unwrap_or(0)
-        * 1024
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +110,5 @@ mod tests {
         let total: f64 = meter.rows().map(|r| r.1).sum();
         assert!((total - (meter.last - start).as_secs_f64()).abs() < 1e-9);
         assert_eq!(meter.rows().find(|r| r.0 == "exchange").map(|r| r.2), Some(7));
-        assert!(peak_memory() >= memory_now() && memory_now() > 0);
     }
 }

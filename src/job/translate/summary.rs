@@ -5,7 +5,7 @@ use super::plan::{dtype_name, Model};
 use super::quality::Quality;
 use crate::cli::translate::TranslateArgs;
 use crate::comm::{gather_texts, mpi, Comm};
-use crate::metrics::meter::{memory_now, peak_memory};
+use crate::metrics::memory;
 use crate::moe::Context;
 use crate::results::Status;
 use anyhow::{Context as _, Result};
@@ -62,7 +62,7 @@ impl Meterman {
                 self.total,
                 100.0 * rows as f64 / self.total as f64,
                 clock(left),
-                size(memory_now())
+                size(memory::now())
             );
         }
     }
@@ -116,7 +116,7 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         rank: world.rank(),
         group: run.group,
         phases: ctx.meter.rows().map(|(name, s, b)| (name.to_string(), s, b)).collect(),
-        peak_memory: peak_memory(),
+        peak_memory: memory::peak(),
         weights: run.weights,
         caches: run.caches,
         threads: ctx.device.threads(),
@@ -192,7 +192,7 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
         "isa": ranks.iter().map(|r| r.isa.clone()).collect::<Vec<_>>(),
         "versions": {"sluice": env!("CARGO_PKG_VERSION"), "mpi": mpi::library(), "hdf5": hdf5_version()},
         "git_hash": option_env!("SLUICE_GIT_HASH"),
-        "date": date(),
+        "date": jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
         "environment": environment,
     })
 }
@@ -265,14 +265,6 @@ pub fn print(ranks: &[RankSummary], quality: Option<&Quality>, kept: u64) {
 fn hdf5_version() -> String {
     let (a, b, c) = hdf5::library_version();
     format!("{a}.{b}.{c}")
-}
-
-/// Now, as seconds since 1970 and in words.
-fn date() -> Value {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    json!(now)
 }
 
 /// Bytes for people.
