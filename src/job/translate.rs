@@ -219,9 +219,9 @@ impl Started<'_> {
         };
         let end = rank.work(&mut ctx, &mut batch, &mut net);
         let seconds = started.elapsed().as_secs_f64();
-        let end = self.settle(end, rank.desk.take());
+        let end = self.settle(end, rank.desk.take(), progress.get());
         meterman.borrow().finish();
-        let end = end?;
+        let end = agree(world, end)?;
         let run = Run {
             group,
             weights,
@@ -274,7 +274,7 @@ impl Started<'_> {
     }
 
     /// A failed group ends all groups; rank 0 stays to hand out work until nobody asks any more.
-    fn settle(&self, end: Result<End>, desk: Option<Desk>) -> Result<End> {
+    fn settle(&self, end: Result<End>, desk: Option<Desk>, done: Progress) -> Result<End> {
         match &end {
             Err(error) if self.groups > 1 => {
                 if !error.is::<ReportedElsewhere>() {
@@ -286,14 +286,8 @@ impl Started<'_> {
             }
             Err(_) => {}
             Ok(ended) => {
-                if let Some(mut desk) = desk {
-                    if *ended != End::Done {
-                        desk.close();
-                    }
-                    while desk.must_stay() {
-                        desk.answer();
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
+                if let Some(desk) = desk {
+                    desk.close(done, *ended != End::Done);
                 }
             }
         }

@@ -3,6 +3,8 @@
 use super::feed::Shares;
 use crate::comm::{u64_at, Comm};
 use crate::decode::lockstep::{NO_MORE, NO_SHARE};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What a group has done so far, told to rank 0 with each claim for the progress it shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,7 +26,7 @@ pub struct Desk<'a> {
     /// Elsewhere: a claim is under way.
     asked: bool,
     /// Rank 0: what the other groups have done, by rank of their leader.
-    others: std::collections::BTreeMap<usize, Progress>,
+    others: BTreeMap<usize, Progress>,
 }
 
 impl<'a> Desk<'a> {
@@ -57,9 +59,7 @@ impl<'a> Desk<'a> {
             return if hungry { self.take() } else { NO_SHARE };
         }
         if hungry && !self.asked {
-            let message = [progress.rows.to_le_bytes(), progress.tokens.to_le_bytes()].concat();
-            self.world.send(0, &message);
-            self.asked = true;
+            self.ask(progress, false);
         }
         match self.asked.then(|| self.world.try_receive()).flatten() {
             Some((_, answer)) => {
@@ -68,6 +68,14 @@ impl<'a> Desk<'a> {
             }
             None => NO_SHARE,
         }
+    }
+
+    fn ask(&mut self, progress: Progress, stopping: bool) {
+        let message = [progress.rows, progress.tokens, stopping as u64]
+            .map(u64::to_le_bytes)
+            .concat();
+        self.world.send(0, &message);
+        self.asked = true;
     }
 
     /// Rank 0: answers the claims that have come in. Called between steps.
@@ -92,14 +100,21 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Rank 0: from now on hands out nothing.
-    pub fn close(&mut self) {
-        self.next = self.shares.count();
-    }
-
-    /// Rank 0: whether some group may still ask.
-    pub fn must_stay(&self) -> bool {
-        self.waiting_leaders > 0
+    /// The group has ended. A leader whose group was `stopped` has all groups stop at their next claim. Rank 0 stays
+    /// until every leader has been told that there is no more.
+    pub fn close(mut self, progress: Progress, stopped: bool) {
+        if self.world.rank() == 0 && stopped {
+            self.next = self.shares.count();
+        }
+        let mut told = self.world.rank() == 0 || !stopped;
+        while self.waiting_leaders > 0 || !told {
+            self.answer();
+            if !told && !self.asked {
+                self.ask(progress, true);
+            }
+            told = told || self.claim(false, progress) == NO_MORE;
+            std::thread::sleep(Duration::from_micros(500));
+        }
     }
 
     /// Rank 0: what the other groups had done when they last asked.
@@ -108,6 +123,65 @@ impl<'a> Desk<'a> {
         Progress {
             rows: sum(|p| p.rows),
             tokens: sum(|p| p.tokens),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::threads;
+
+    /// Every leader claims until there is no more; leader `stopping` gives up after its first share.
+    fn play(leaders: usize, windows: usize, stopping: Option<usize>) -> Vec<u64> {
+        let shares = Shares::new(windows, leaders);
+        let taken = threads::run(leaders, |world| {
+            let mut desk = Desk::new(world, shares, leaders);
+            let mut mine = Vec::new();
+            loop {
+                desk.answer();
+                match desk.claim(
+                    true,
+                    Progress {
+                        rows: mine.len() as u64,
+                        tokens: 0,
+                    },
+                ) {
+                    NO_SHARE => std::thread::yield_now(),
+                    NO_MORE => break,
+                    share => {
+                        mine.push(share);
+                        // Work takes time: leaders get to speak.
+                        std::thread::sleep(Duration::from_micros(20));
+                    }
+                }
+                if stopping == Some(world.rank()) && !mine.is_empty() {
+                    desk.close(Progress::default(), true);
+                    return mine;
+                }
+            }
+            desk.close(Progress::default(), false);
+            mine
+        });
+        taken.concat()
+    }
+
+    #[test]
+    fn every_share_is_handed_out_once_and_everybody_leaves() {
+        for (leaders, windows) in [(1, 0), (1, 3), (2, 0), (2, 1), (3, 4)] {
+            let mut taken = play(leaders, windows, None);
+            taken.sort_unstable();
+            assert_eq!(taken, (0..Shares::new(windows, leaders).count()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_group_that_stops_stops_the_others() {
+        for stopping in 0..3 {
+            let mut taken = play(3, 1000, Some(stopping));
+            assert!(taken.len() < 20_000, "the others go on to the end: {}", taken.len());
+            taken.sort_unstable();
+            taken.windows(2).for_each(|w| assert!(w[0] < w[1]));
         }
     }
 }
