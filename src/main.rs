@@ -24,7 +24,10 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
         Command::Translate(args) => {
             let world = World::start()?;
             cli::log::set_rank(world.comm().rank(), world.comm().size());
-            translate::run(&args, world.comm())
+            // Said before anyone can leave: a launcher ends all ranks when the first one has gone with an error.
+            let end = translate::run(&args, world.comm()).map_err(exit::report);
+            world.leave(end.is_err());
+            end
         }
         Command::Show(args) => {
             let format = match args.format {

@@ -49,6 +49,15 @@ pub fn finish(end: Result<Exit>) -> ExitCode {
     })
 }
 
+/// Prints an error now, once, while the other ranks are still there; what is left of it ends the program quietly.
+pub fn report(error: Error) -> Error {
+    if error.is::<ReportedElsewhere>() || is_broken_pipe(&error) {
+        return error;
+    }
+    say(&message(&error));
+    ReportedElsewhere.into()
+}
+
 /// Ends the program when arguments were refused (or asked for help), before ranks know of each other.
 ///
 /// All ranks are refused alike, so only the one that `speaks` prints. The others wait a little: a launcher ends the job

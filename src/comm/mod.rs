@@ -4,6 +4,7 @@
 //! without a launcher is simply an MPI world of size one. Nothing here knows what the bytes mean.
 
 pub mod affinity;
+pub mod crash;
 pub mod launch;
 pub mod mpi;
 pub mod signal;
@@ -101,15 +102,26 @@ impl std::fmt::Display for ReportedElsewhere {
 
 impl std::error::Error for ReportedElsewhere {}
 
-/// Makes one rank's failure everybody's (collective): the lowest failing rank keeps its error and so prints it once,
-/// the others get [`ReportedElsewhere`].
+/// How a rank stands when all [`agree`].
+const FINE: u8 = 0;
+const TOLD: u8 = 1;
+const FAILED: u8 = 2;
+
+/// Makes one rank's failure everybody's (collective): the lowest rank with an error of its own keeps it and so prints it
+/// once, the others get [`ReportedElsewhere`].
 pub fn agree<T>(comm: &dyn Comm, result: anyhow::Result<T>) -> anyhow::Result<T> {
-    let mut failed = Vec::new();
-    comm.all_gather(&[result.is_err() as u8], &mut failed);
-    match failed.iter().position(|&f| f != 0) {
-        None => result,
-        Some(first) if first == comm.rank() => result,
-        Some(_) => Err(ReportedElsewhere.into()),
+    let state = match &result {
+        Ok(_) => FINE,
+        Err(error) if error.is::<ReportedElsewhere>() => TOLD,
+        Err(_) => FAILED,
+    };
+    let mut states = Vec::new();
+    comm.all_gather(&[state], &mut states);
+    let speaker = states.iter().position(|&s| s == FAILED);
+    if states.iter().all(|&s| s == FINE) || speaker == Some(comm.rank()) {
+        result
+    } else {
+        Err(ReportedElsewhere.into())
     }
 }
 

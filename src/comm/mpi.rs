@@ -6,16 +6,22 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::raw::{c_int, c_void};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 const ROWS: c_int = 12;
 const MESSAGE: c_int = 13;
 /// Rows in one message: counts are `i32` in MPI; longer ones are split.
 const MOST_ROWS: usize = 1 << 30;
+/// How long a rank that has failed waits for the others.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// MPI while it is initialised: finalised when this is dropped.
 pub struct World {
-    _universe: ::mpi::environment::Universe,
+    // Dropped last: MPI is finalised.
     comm: MpiComm,
+    /// Where ranks meet before they leave.
+    door: ffi::MPI_Comm,
+    _universe: ::mpi::environment::Universe,
 }
 
 impl World {
@@ -28,7 +34,11 @@ impl World {
         let (universe, _) = ::mpi::initialize_with_threading(::mpi::Threading::Funneled)
             .ok_or_else(|| anyhow::anyhow!("MPI could not be initialised; `sluice doctor` shows what was found"))?;
         // SAFETY: MPI is initialised; the handle is a constant of the library.
-        let comm = unsafe { MpiComm::of(ffi::RSMPI_COMM_WORLD, Rc::default()) };
+        let (comm, door) = unsafe {
+            let mut door = std::mem::zeroed();
+            ffi::MPI_Comm_dup(ffi::RSMPI_COMM_WORLD, &mut door);
+            (MpiComm::of(ffi::RSMPI_COMM_WORLD, Rc::default()), door)
+        };
         let (rank, hook) = (comm.rank, std::panic::take_hook());
         std::panic::set_hook(Box::new(move |info| {
             hook(info);
@@ -36,9 +46,32 @@ impl World {
             abort(2);
         }));
         Ok(World {
-            _universe: universe,
             comm,
+            door,
+            _universe: universe,
         })
+    }
+
+    /// Leaves MPI together with the others. Those who have `failed` wait for them only for [`PATIENCE`]: a rank that sits
+    /// in a collective, waiting for this one, would never come, and so the whole job is ended with code 2.
+    pub fn leave(self, failed: bool) {
+        let since = Instant::now();
+        // SAFETY: a collective without buffers on a communicator of its own; the request is tested until it is done.
+        unsafe {
+            let mut request: ffi::MPI_Request = std::mem::zeroed();
+            ffi::MPI_Ibarrier(self.door, &mut request);
+            loop {
+                let mut done: c_int = 0;
+                ffi::MPI_Test(&mut request, &mut done, ffi::RSMPI_STATUS_IGNORE);
+                if done != 0 {
+                    return;
+                }
+                if failed && since.elapsed() > PATIENCE {
+                    abort(2);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 
     /// All ranks of the job.
@@ -235,6 +268,7 @@ impl Comm for MpiComm {
                 out_at += outward;
             }
         }
+        super::crash::crash_point("exchange");
         self.wait(&mut requests);
     }
 

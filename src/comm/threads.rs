@@ -246,6 +246,13 @@ mod tests {
                 .expect_err("two ranks failed")
                 .to_string();
             assert_eq!(error == "rank 2", comm.rank() == 2);
+            // A rank that has only been told of it doesn't speak for the one that knows.
+            let mine: anyhow::Result<()> = match comm.rank() {
+                3 => Err(anyhow::anyhow!("rank 3")),
+                _ => Err(super::super::ReportedElsewhere.into()),
+            };
+            let error = super::super::agree(comm, mine).expect_err("all failed").to_string();
+            assert_eq!(error == "rank 3", comm.rank() == 3);
         });
     }
 }

@@ -8,9 +8,10 @@ mod rank;
 mod summary;
 
 use crate::cli::check;
-use crate::cli::exit::{self, Exit};
+use crate::cli::exit::Exit;
 use crate::cli::translate::{Device, TranslateArgs};
-use crate::comm::{affinity, agree, launch, mpi, signal, Comm, ReportedElsewhere};
+use crate::comm::crash::{crash_point, fail_point};
+use crate::comm::{affinity, agree, launch, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
 use crate::metrics::memory;
@@ -26,6 +27,7 @@ pub use plan::describe;
 use plan::{Model, Prepared};
 use quality::Quality;
 use rank::{End, Rank};
+use std::io::{stdout, Write};
 use std::time::{Duration, Instant};
 use summary::{size, Meterman, RankSummary, Run};
 
@@ -45,10 +47,8 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let (prepared, parts) = agree(world, prepare(args, &model, world))?;
     let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
         if world.rank() == 0 {
-            println!(
-                "{} is finished already; --overwrite starts it anew",
-                args.output.display()
-            );
+            let out = args.output.display();
+            let _ = writeln!(stdout(), "{out} is finished already; --overwrite starts it anew");
         }
         return Ok(Exit::Done);
     };
@@ -70,6 +70,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     }
     let host = &bindings[world.rank()].host;
     let neighbours = bindings.iter().filter(|b| b.host == *host).count();
+    crash_point("prepared");
     let rows = scan.rows * args.target.len().max(1) as u64;
     let done = prepared.done_rows()?;
     let kept = done.count();
@@ -95,7 +96,10 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
             }
             Ok(Exit::Signal(signal))
         }
-        End::Done => agree(world, finish(args, &model, world, parts, &ranks, kept)),
+        End::Done => {
+            signal::end_listening();
+            agree(world, finish(args, &model, world, parts, &ranks, kept))
+        }
     }
 }
 
@@ -118,7 +122,10 @@ fn prepare(args: &TranslateArgs, model: &Model, world: &dyn Comm) -> Result<(Pre
     let mut own = None;
     let mut error = None;
     if world.rank() == 0 {
-        match check::files(args).and_then(|()| plan::prepare(args, model)) {
+        match fail_point("prepare")
+            .and_then(|()| check::files(args))
+            .and_then(|()| plan::prepare(args, model))
+        {
             Ok((prepared, parts)) => {
                 bytes = serde_json::to_vec(&prepared)?;
                 own = parts;
@@ -158,13 +165,12 @@ impl Started<'_> {
     /// Loads the model and works until no row is left, or a signal comes; collective over all ranks.
     fn work(&self, model: &Model, parts: &Parts) -> Result<(End, Vec<RankSummary>)> {
         let (world, args) = (self.world, self.args);
-        signal::listen();
         let group_size = world.size() / self.groups;
         let group = world.rank() / group_size;
         let comm = world.split(group);
         let device = agree(world, Cpu::new(self.threads))?;
         let loading = Instant::now();
-        let loaded = self.load(model, comm.as_ref());
+        let loaded = fail_point("load").and_then(|()| self.load(model, comm.as_ref()));
         let mut net = agree(world, loaded)?;
         let (encoder, decoder) = net.moe_layers();
         let keep = args.routing.is_some();
@@ -217,6 +223,8 @@ impl Started<'_> {
             feed,
             show: &mut show,
         };
+        // Until now a signal just ends the process, as it does when all rows are done: there is nothing to keep.
+        signal::listen();
         let end = rank.work(&mut ctx, &mut batch, &mut net);
         let seconds = started.elapsed().as_secs_f64();
         let end = self.settle(end, rank.desk.take(), progress.get());
@@ -273,31 +281,23 @@ impl Started<'_> {
         NllbMoe::load(&model.checkpoint, &model.config, model.dtype, place, &mut progress)
     }
 
-    /// A failed group ends all groups; rank 0 stays to hand out work until nobody asks any more.
-    fn settle(&self, end: Result<End>, desk: Option<Desk>, done: Progress) -> Result<End> {
-        match &end {
-            Err(error) if self.groups > 1 => {
-                if !error.is::<ReportedElsewhere>() {
-                    eprintln!("sluice: error: {}", exit::message(error));
-                    mpi::abort(2);
-                }
-                // The rank that failed ends the job.
-                std::thread::sleep(Duration::from_secs(60));
-            }
-            Err(_) => {}
-            Ok(ended) => {
-                if let Some(desk) = desk {
-                    desk.close(done, *ended != End::Done);
-                }
-            }
+    /// Waits for all groups; one that stops or fails stops them all, and its error is everybody's (collective).
+    fn settle(&self, end: Result<End>, desk: Option<Desk>, progress: Progress) -> Result<End> {
+        let code = match &end {
+            Ok(End::Done) => 0,
+            Ok(End::Stopped(signal)) => *signal,
+            Err(_) => desk::FAILED,
+        };
+        if let Some(mut desk) = desk {
+            desk.leave(code, progress);
         }
-        end
+        agree(self.world, end)
     }
 
-    /// Stopped if any group was.
+    /// Stopped if any rank was asked to.
     fn all_ended(&self, own: End) -> End {
         let signal = match own {
-            End::Done => 0,
+            End::Done => signal::received(),
             End::Stopped(signal) => signal,
         };
         let mut all = Vec::new();
@@ -321,6 +321,7 @@ fn finish(
     if world.rank() != 0 {
         return Ok(Exit::Done);
     }
+    fail_point("finish")?;
     let mut quality = Quality::new(&args.target, &args.references)?;
     let merged = !args.no_merge;
     if merged {
@@ -337,8 +338,10 @@ fn finish(
     }
     let quality = merged.then_some(&quality);
     if !ranks.is_empty() {
-        summary::print(ranks, quality, kept);
+        // A reader that went away is no reason to fail.
+        let _ = summary::print(&mut stdout(), ranks, quality, kept);
     }
+    crash_point("report");
     if let Some(path) = &args.report {
         let report = summary::report(args, model, ranks, quality);
         let text = serde_json::to_string_pretty(&report)? + "\n";

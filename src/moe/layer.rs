@@ -3,7 +3,7 @@
 use super::dispatch::{Output, Owners, SendPlan, WorkPlan};
 use super::gate::{Routes, Rule};
 use super::Context;
-use crate::comm::Part;
+use crate::comm::{crash::fail_point, Part};
 use crate::device::{Cpu, Dtype, Epilogue, Group, Linear};
 use crate::metrics::meter::Phase;
 use half::bf16;
@@ -79,7 +79,8 @@ impl MoeLayer {
         let logits = sized(&mut b.logits, tokens * self.router.outputs);
         ctx.device
             .linear(&normed[..tokens * d], &self.router, Epilogue::Store, logits);
-        if let Err(error) = self.rule.route(logits, self.router.outputs, &mut b.routes) {
+        let routed = self.rule.route(logits, self.router.outputs, &mut b.routes);
+        if let Err(error) = routed.and_then(|()| fail_point("route")) {
             ctx.failure.get_or_insert_with(|| error.context(self.name.clone()));
         }
         if ctx.failure.is_some() {

@@ -2,7 +2,6 @@
 
 use super::attribute::{set_number, set_text};
 use super::column::{About, Column};
-use super::crash::crash_point;
 use super::done::DoneRows;
 use super::durable::{rename, with_suffix};
 use super::identity::JobIdentity;
@@ -15,6 +14,7 @@ use super::row::{Row, Timing};
 use super::trace::{add_step, StepRun};
 use super::writer::{make_file, make_group, Contents, RowWriter};
 use super::CREATOR;
+use crate::comm::crash::crash_point;
 use anyhow::{ensure, Context, Result};
 use hdf5::File;
 use std::collections::{BTreeMap, VecDeque};

@@ -9,7 +9,6 @@
 
 mod attribute;
 mod column;
-mod crash;
 mod done;
 mod durable;
 mod identity;
@@ -25,7 +24,6 @@ mod row;
 mod trace;
 mod writer;
 
-pub use crash::crash_point;
 pub use done::DoneRows;
 pub use identity::JobIdentity;
 pub use merge::{merge, Judge, MergeExtra, MergeSummary};

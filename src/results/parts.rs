@@ -4,7 +4,6 @@
 //! seventh segment of rank 3 in the first attempt, the `.json` beside it its record.
 
 use super::attribute::set_text;
-use super::crash::crash_point;
 use super::done::DoneRows;
 use super::durable::{checksum, folder_of, rename, sync_folder, with_suffix};
 use super::identity::JobIdentity;
@@ -16,6 +15,7 @@ use super::row::{RoutingLayout, Row, StepCounts, Timing};
 use super::trace::{sum_steps, StepRun};
 use super::writer::{make_file, Contents, RowWriter};
 use super::CREATOR;
+use crate::comm::crash::{crash_point, fail_point};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -188,6 +188,7 @@ impl Parts {
         steps: &[StepCounts],
         timing: &Timing,
     ) -> Result<u64> {
+        fail_point("segment")?;
         rows.sort_by_key(|row| row.index);
         self.check(rows, layout, steps)?;
         let steps = sum_steps(steps)?;

@@ -57,7 +57,7 @@ impl Record {
     pub fn write(&self, segment: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).context("cannot write a segment's record as JSON")?;
         write_whole(&Record::path(segment), &json, || {
-            super::crash_point("record-before-rename")
+            crate::comm::crash::crash_point("record-before-rename")
         })
     }
 

@@ -1,10 +1,18 @@
 //! Who hands out shares of the work: rank 0 keeps the count; the leaders of the other groups ask it by message.
 
 use super::feed::Shares;
-use crate::comm::{u64_at, Comm};
+use crate::comm::{signal, u64_at, Comm};
 use crate::decode::lockstep::{NO_MORE, NO_SHARE};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// A group leaves because one of its ranks has failed; below it, the signal that it leaves by, or 0 when it is done.
+pub const FAILED: u8 = u8::MAX;
+
+/// In a leader's message: it wants a share.
+const CLAIM: u64 = u64::MAX;
+/// In rank 0's answer, less the code: stop. Above it are [`NO_MORE`] and [`NO_SHARE`].
+const STOP: u64 = NO_MORE - 1;
 
 /// What a group has done so far, told to rank 0 with each claim for the progress it shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -21,10 +29,12 @@ pub struct Desk<'a> {
     shares: Shares,
     /// Rank 0: the next share to hand out.
     next: u64,
-    /// Rank 0: leaders that have not been told yet that there is no more.
-    waiting_leaders: usize,
+    /// Rank 0: the other leaders at work.
+    at_work: BTreeSet<usize>,
     /// Elsewhere: a claim is under way.
     asked: bool,
+    /// Why all groups are to stop; 0 for no reason.
+    stopped: u8,
     /// Rank 0: what the other groups have done, by rank of their leader.
     others: BTreeMap<usize, Progress>,
 }
@@ -32,13 +42,15 @@ pub struct Desk<'a> {
 impl<'a> Desk<'a> {
     /// The desk of a job of `groups` groups.
     pub fn new(world: &'a dyn Comm, shares: Shares, groups: usize) -> Desk<'a> {
-        let waiting_leaders = if world.rank() == 0 { groups - 1 } else { 0 };
+        let leaders = (1..groups).map(|group| group * (world.size() / groups));
+        let at_work = leaders.filter(|_| world.rank() == 0).collect();
         Desk {
             world,
             shares,
             next: 0,
-            waiting_leaders,
+            at_work,
             asked: false,
+            stopped: 0,
             others: Default::default(),
         }
     }
@@ -59,23 +71,25 @@ impl<'a> Desk<'a> {
             return if hungry { self.take() } else { NO_SHARE };
         }
         if hungry && !self.asked {
-            self.ask(progress, false);
+            self.tell(progress, CLAIM);
+            self.asked = true;
         }
-        match self.asked.then(|| self.world.try_receive()).flatten() {
-            Some((_, answer)) => {
+        match self.world.try_receive().map(|(_, answer)| u64_at(&answer)) {
+            Some(stop) if (STOP - u64::from(FAILED)..=STOP).contains(&stop) => {
+                self.stopped = (STOP - stop) as u8;
+                NO_SHARE
+            }
+            Some(share) => {
                 self.asked = false;
-                u64_at(&answer)
+                share
             }
             None => NO_SHARE,
         }
     }
 
-    fn ask(&mut self, progress: Progress, stopping: bool) {
-        let message = [progress.rows, progress.tokens, stopping as u64]
-            .map(u64::to_le_bytes)
-            .concat();
+    fn tell(&self, progress: Progress, word: u64) {
+        let message = [progress.rows, progress.tokens, word].map(u64::to_le_bytes).concat();
         self.world.send(0, &message);
-        self.asked = true;
     }
 
     /// Rank 0: answers the claims that have come in. Called between steps.
@@ -83,35 +97,62 @@ impl<'a> Desk<'a> {
         if self.world.rank() != 0 {
             return;
         }
-        while self.waiting_leaders > 0 {
+        while !self.at_work.is_empty() {
             let Some((from, message)) = self.world.try_receive() else {
                 return;
             };
-            let (rows, tokens) = (u64_at(&message), u64_at(&message[8..]));
-            self.others.insert(from, Progress { rows, tokens });
-            if u64_at(&message[16..]) != 0 {
-                self.next = self.shares.count();
+            self.others.insert(
+                from,
+                Progress {
+                    rows: u64_at(&message),
+                    tokens: u64_at(&message[8..]),
+                },
+            );
+            match u64_at(&message[16..]) {
+                CLAIM => {
+                    let share = self.take();
+                    self.world.send(from, &share.to_le_bytes());
+                }
+                code => {
+                    self.at_work.remove(&from);
+                    if code != 0 {
+                        self.stop(code as u8);
+                    }
+                }
             }
-            let share = self.take();
-            self.waiting_leaders -= (share == NO_MORE) as usize;
-            self.world.send(from, &share.to_le_bytes());
         }
     }
 
-    /// The group has ended. A leader whose group was `stopped` has all groups stop at their next claim. Rank 0 stays
-    /// until every leader has been told that there is no more.
-    pub fn close(mut self, progress: Progress, stopped: bool) {
-        if self.world.rank() == 0 && stopped {
+    /// Rank 0: hands out nothing any more, and tells the groups at work to stop.
+    fn stop(&mut self, code: u8) {
+        if self.stopped == 0 {
+            self.stopped = code;
             self.next = self.shares.count();
+            let word = (STOP - u64::from(code)).to_le_bytes();
+            self.at_work.iter().for_each(|&leader| self.world.send(leader, &word));
         }
-        let mut told = self.world.rank() == 0 || !stopped;
-        while self.waiting_leaders > 0 || !told {
+    }
+
+    /// Why all groups are to stop, by another group's word: a signal, or [`FAILED`]; 0 for no reason.
+    pub fn stopped(&self) -> u8 {
+        self.stopped
+    }
+
+    /// The leader's group works no more: done (`code` 0), stopped by a signal, or [`FAILED`]. If it isn't done, all other
+    /// groups are to stop too. Rank 0 stays until all groups have left.
+    pub fn leave(&mut self, code: u8, progress: Progress) {
+        if self.world.rank() != 0 {
+            return self.tell(progress, u64::from(code));
+        }
+        if code != 0 {
+            self.stop(code);
+        }
+        while !self.at_work.is_empty() {
             self.answer();
-            if !told && !self.asked {
-                self.ask(progress, true);
+            if signal::received() != 0 {
+                self.stop(signal::received());
             }
-            told = told || self.claim(false, progress) == NO_MORE;
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -130,60 +171,56 @@ mod tests {
     use super::*;
     use crate::comm::threads;
 
-    /// Every leader claims until there is no more; leader `stopping` gives up after its first share.
-    fn play(leaders: usize, windows: usize, stopping: Option<usize>) -> Vec<u64> {
-        let shares = Shares::new(windows, leaders);
-        let taken = threads::run(leaders, |world| {
-            let mut desk = Desk::new(world, shares, leaders);
-            let mut mine = Vec::new();
+    /// Three groups of two ranks, of which group `first` leaves with `code` after three shares; gives each leader's
+    /// shares and the code it left with.
+    fn play(first: usize, code: u8) -> Vec<(Vec<u64>, u8)> {
+        let ended = threads::run(6, |world| {
+            if world.rank() % 2 == 1 {
+                return None;
+            }
+            let mut desk = Desk::new(world, Shares::new(50, 3), 3);
+            let (mut shares, mut own) = (Vec::new(), 0);
             loop {
                 desk.answer();
-                match desk.claim(
-                    true,
-                    Progress {
-                        rows: mine.len() as u64,
-                        tokens: 0,
-                    },
-                ) {
-                    NO_SHARE => std::thread::yield_now(),
-                    NO_MORE => break,
-                    share => {
-                        mine.push(share);
-                        // Work takes time: leaders get to speak.
-                        std::thread::sleep(Duration::from_micros(20));
-                    }
+                if desk.stopped() != 0 {
+                    own = desk.stopped();
+                    break;
                 }
-                if stopping == Some(world.rank()) && !mine.is_empty() {
-                    desk.close(Progress::default(), true);
-                    return mine;
+                if code != 0 && world.rank() / 2 == first && shares.len() == 3 {
+                    own = code;
+                    break;
+                }
+                match desk.claim(true, Progress::default()) {
+                    NO_MORE => break,
+                    NO_SHARE => std::thread::yield_now(),
+                    share => shares.push(share),
                 }
             }
-            desk.close(Progress::default(), false);
-            mine
+            desk.leave(own, Progress::default());
+            Some((shares, own))
         });
-        taken.concat()
+        ended.into_iter().flatten().collect()
     }
 
     #[test]
-    fn every_share_is_handed_out_once_and_everybody_leaves() {
-        for (leaders, windows) in [(1, 0), (1, 3), (2, 0), (2, 1), (3, 4)] {
-            let mut taken = play(leaders, windows, None);
-            taken.sort_unstable();
-            assert_eq!(taken, (0..Shares::new(windows, leaders).count()).collect::<Vec<_>>());
-        }
+    fn every_share_is_handed_out_once() {
+        let ended = play(0, 0);
+        let mut all: Vec<u64> = ended.iter().flat_map(|(shares, _)| shares.clone()).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..Shares::new(50, 3).count()).collect::<Vec<_>>());
+        assert!(ended.iter().all(|(_, code)| *code == 0));
     }
 
     #[test]
-    fn a_group_that_stops_stops_the_others() {
-        for stopping in 0..3 {
-            let mut taken = play(3, 1000, Some(stopping));
-            assert!(
-                taken.len() < 20_000,
-                "leader {stopping} stops, the others go on to the end: {}",
-                taken.len()
-            );
-            taken.sort_unstable();
-            taken.windows(2).for_each(|w| assert!(w[0] < w[1]));
+    fn a_group_that_stops_or_fails_stops_all_and_nobody_waits_for_ever() {
+        for first in 0..3 {
+            for code in [15, FAILED] {
+                let ended = play(first, code);
+                assert_eq!(ended[first].1, code);
+                // The others hear of it, unless they were done before.
+                let done: usize = ended.iter().map(|(shares, _)| shares.len()).sum();
+                assert!(ended.iter().all(|(_, c)| *c == code) || done as u64 == Shares::new(50, 3).count());
+            }
         }
     }
 }

@@ -195,9 +195,41 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
 /// Everything that can be refused early: see `docs/inputs.md` and `docs/results.md`.
 pub fn prepare(args: &TranslateArgs, model: &Model) -> Result<(Prepared, Option<Parts>)> {
     let input = stage(args)?;
-    corpus::refuse_overwrite(&input, &args.output)?;
+    let mut found = examine(args, model, &input);
+    if args.input == Path::new("-") {
+        keep_spool(&spooled(args), &input, &mut found)?;
+    }
+    found
+}
+
+/// Of standard input that was just read, keeps under its name only what belongs to the accepted job: a refused command
+/// must not take the place of the input that an unfinished job will need again.
+fn keep_spool(spool: &Path, read: &Path, found: &mut Result<(Prepared, Option<Parts>)>) -> Result<()> {
+    match found {
+        Ok((Prepared { scan: Some(scan), .. }, _)) if read != spool => {
+            std::fs::rename(read, spool).with_context(|| format!("{}: cannot be given its name", spool.display()))?;
+            if let Some(name) = spool.file_name() {
+                scan.path.set_file_name(name);
+            }
+        }
+        Ok((Prepared { scan: Some(_), .. }, _)) => {}
+        found => {
+            // Nothing is to be done: neither is needed. Refused: only the one that was just read isn't.
+            if found.is_ok() || read != spool {
+                let _ = std::fs::remove_file(read);
+            }
+            if found.is_ok() {
+                let _ = std::fs::remove_file(spool);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn examine(args: &TranslateArgs, model: &Model, input: &Path) -> Result<(Prepared, Option<Parts>)> {
+    corpus::refuse_overwrite(input, &args.output)?;
     log::info!("reading {}", input.display());
-    let scan = corpus::scan(&input, WindowLimits::default(), &mut |_, _| ())?;
+    let scan = corpus::scan(input, WindowLimits::default(), &mut |_, _| ())?;
     if let (OnError::Fail, Some(refusal)) = (args.on_error, scan.refusal()) {
         bail!("{refusal}");
     }
@@ -246,10 +278,14 @@ fn stage(args: &TranslateArgs) -> Result<PathBuf> {
     let spool = spooled(args);
     let mut stdin = std::io::stdin().lock();
     let empty = stdin.fill_buf().context("standard input")?.is_empty();
-    if !(empty && spool.exists()) {
-        corpus::spool(stdin, &spool)?;
+    if empty && spool.exists() {
+        return Ok(spool);
     }
-    Ok(spool)
+    let mut name = args.output.as_os_str().to_owned();
+    name.push(format!(".stdin-{}.txt", std::process::id()));
+    let read = PathBuf::from(name);
+    corpus::spool(stdin, &read)?;
+    Ok(read)
 }
 
 /// Every language code that flags or rows name must be one of the tokenizer's.

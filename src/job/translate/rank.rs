@@ -4,7 +4,7 @@ use super::desk::{Desk, Progress};
 use super::feed::Feed;
 use super::plan::Model;
 use crate::cli::translate::{Routing, TranslateArgs};
-use crate::comm::{signal, ReportedElsewhere};
+use crate::comm::{agree, crash::fail_point, signal, ReportedElsewhere};
 use crate::corpus::Record;
 use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::lockstep::{next, Next, Report, NO_SHARE, REPORT_BYTES};
@@ -84,13 +84,11 @@ impl Rank<'_> {
         let mut failure = None;
         let end = self.steps(ctx, batch, model, &mut books, &mut failure);
         let kept = self.write(ctx, model, &mut books);
-        // Nobody leaves before all have written: a launcher ends the job when the first rank has gone with an error.
-        ctx.comm.barrier();
-        match (end, failure) {
-            (_, Some(error)) => Err(error),
-            (Err(error), None) => Err(error),
-            (Ok(end), None) => kept.map(|()| end),
-        }
+        let own = match failure {
+            Some(error) => Err(error),
+            None => end.and_then(|end| kept.map(|()| end)),
+        };
+        agree(ctx.comm, own)
     }
 
     fn steps(
@@ -165,13 +163,17 @@ impl Rank<'_> {
             }
             None => NO_SHARE,
         };
+        let stopped = match (signal::received(), &self.desk) {
+            (0, Some(desk)) => desk.stopped(),
+            (signal, _) => signal,
+        };
         let report = Report {
             wants: batch.wants(),
             waiting: batch.waiting() as u32,
             budget: batch.budget() as u32,
             active: batch.active() as u32,
             failed,
-            stop: signal::received(),
+            stop: stopped,
             share,
             rows: books.progress.rows,
             tokens: books.progress.tokens,
@@ -185,6 +187,7 @@ impl Rank<'_> {
     /// Takes a record on: blank and unusable ones are finished at once, the others are tokenized.
     fn take(&self, batch: &mut Batch, books: &mut Books, record: Record, targets: &[usize]) -> Result<()> {
         let per_record = self.args.target.len().max(1) as u64;
+        fail_point("input")?;
         let source = record.source_lang.clone().or_else(|| self.args.source.clone());
         let mut outputs = Vec::new();
         let ids = match (&record.problem, &source) {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Between two lines of a log.
@@ -198,32 +198,38 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
 }
 
 /// The summary for people.
-pub fn print(ranks: &[RankSummary], quality: Option<&Quality>, kept: u64) {
+///
+/// # Errors
+/// When it cannot be written, which is no reason to fail: the results are there.
+pub fn print(to: &mut dyn Write, ranks: &[RankSummary], quality: Option<&Quality>, kept: u64) -> std::io::Result<()> {
     let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
     let (rows, tokens) = (
         ranks.iter().map(|r| r.rows).sum::<u64>(),
         ranks.iter().map(|r| r.tokens).sum::<u64>(),
     );
     let rate = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
-    println!(
+    writeln!(
+        to,
         "rows        {rows} in {} ({kept} kept from earlier starts)",
         clock(seconds)
-    );
-    println!(
+    )?;
+    writeln!(
+        to,
         "tokens      {tokens} generated, {rate:.0} tokens/s on {} ranks",
         ranks.len()
-    );
+    )?;
     if let Some(q) = quality {
         let named = Status::ALL.iter().zip(q.statuses).filter(|(_, n)| *n > 0);
-        println!(
+        writeln!(
+            to,
             "by status   {}",
             named
                 .map(|(s, n)| format!("{n} {}", s.name()))
                 .collect::<Vec<_>>()
                 .join(", ")
-        );
+        )?;
         for (name, figure) in q.figures() {
-            println!("{name:<11} {figure:.2}");
+            writeln!(to, "{name:<11} {figure:.2}")?;
         }
     }
     let total = |name: &str| {
@@ -242,24 +248,29 @@ pub fn print(ranks: &[RankSummary], quality: Option<&Quality>, kept: u64) {
     let shares = names
         .map(|n| (n, 100.0 * total(n) / all.max(1e-9)))
         .filter(|s| s.1 >= 0.5);
-    println!(
+    writeln!(
+        to,
         "time        {}",
         shares
             .map(|(n, s)| format!("{n} {s:.0} %"))
             .collect::<Vec<_>>()
             .join(", ")
-    );
+    )?;
     let peak = ranks.iter().max_by_key(|r| r.peak_memory);
     if let Some(r) = peak {
         let (weights, caches) = (size(r.weights), size(r.caches));
-        println!(
+        writeln!(
+            to,
             "memory      {} at most, on rank {} (weights {weights}, caches up to {caches})",
             size(r.peak_memory),
             r.rank
-        );
+        )?;
     }
     let worst = imbalance(ranks).into_iter().fold(0.0, f64::max);
-    println!("imbalance   {worst:.2} (largest over mean expert load, worst layer)");
+    writeln!(
+        to,
+        "imbalance   {worst:.2} (largest over mean expert load, worst layer)"
+    )
 }
 
 fn hdf5_version() -> String {

@@ -1,6 +1,7 @@
 //! What an NLLB-MoE computes (ARCHITECTURES: pre-norm, ReLU, biases everywhere, sinusoidal positions, tied embedding).
 
 use super::{DecoderLayer, EncoderLayer, FeedForward, NllbMoe};
+use crate::comm::crash::crash_point;
 use crate::device::{Attend, Epilogue, KeyRows, Linear};
 use crate::metrics::meter::Phase;
 use crate::model::blocks::Norm;
@@ -68,6 +69,7 @@ impl EncoderDecoder for NllbMoe {
             .collect();
         ctx.meter.lap(Phase::Head);
         for layer in &self.encoder {
+            crash_point("encoder-layer");
             self.encoder_layer(ctx, layer, &mut b, tokens, &rows);
         }
         self.store_cross(ctx, &mut b, tokens, sources, caches);
@@ -85,6 +87,7 @@ impl EncoderDecoder for NllbMoe {
         let cross: Vec<KeyRows> = rows.iter().map(|r| KeyRows::Range(r.source.0, r.source.1)).collect();
         ctx.meter.lap(Phase::Head);
         for (i, layer) in self.decoder.iter().enumerate() {
+            crash_point("decoder-layer");
             self.self_attention(ctx, layer, &mut b, rows, &own, &mut caches.own[i]);
             self.cross_attention(ctx, layer, &mut b, &cross, &caches.cross[i]);
             layer.ffn.apply(ctx, &layer.ffn_norm, &mut b, rows.len(), d);

@@ -1,0 +1,149 @@
+//! What must not be taken for the same job.
+
+use super::job::{found, Bench, Start};
+use std::fs;
+
+/// A job that stops with some rows finished.
+fn unfinished(bench: &Bench, out: &str, stdin: Option<&str>) {
+    let start = Start {
+        ranks: 2,
+        variable: Some(("SLUICE_CRASH_AT", "record-after-rename:2", 0)),
+        stdin,
+    };
+    let ended = bench.run(&start, out, "--batch-tokens 100");
+    assert_ne!(ended.code, Some(0), "it did not crash: {}", ended.stderr);
+    assert!(bench.kept(out) > 0);
+}
+
+#[test]
+fn another_job_is_refused_and_told_what_differs() {
+    let Some(bench) = Bench::new() else { return };
+    bench.done(1, "plain.h5", "");
+    let plain = found(&bench.path("plain.h5"));
+    unfinished(&bench, "out.h5", None);
+    let kept = bench.kept("out.h5");
+    let start = Start {
+        ranks: 2,
+        ..Start::default()
+    };
+    let refuse = |start: &Start, more: &str, name: &str| {
+        for out in ["out.h5", "plain.h5"] {
+            let ended = bench.run(start, out, more);
+            assert_eq!(ended.code, Some(2), "{more}: {}", ended.stderr);
+            assert_eq!(ended.errors().len(), 1, "{more}: {}", ended.stderr);
+            for part in ["belongs to another job", &format!("  {name}: "), "--overwrite"] {
+                assert!(ended.stderr.contains(part), "{more}: {part}: {}", ended.stderr);
+            }
+        }
+        assert_eq!(bench.kept("out.h5"), kept);
+    };
+    for (more, name) in [
+        ("--target deu_Latn", "target"),
+        ("--num-beams 2", "num_beams"),
+        ("--max-new-tokens 9", "max_length"),
+        ("--min-new-tokens 3", "min_length"),
+        ("--length-penalty 0.5", "length_penalty"),
+        ("--early-stopping never", "early_stopping"),
+        ("--no-repeat-ngram-size 3", "no_repeat_ngram_size"),
+        ("--dtype f32", "dtype"),
+        ("--scores=false", "scores"),
+        ("--routing counts", "routing"),
+        ("--on-error skip", "on_error"),
+    ] {
+        refuse(&start, more, name);
+    }
+    // Another checkpoint: one byte of its weights.
+    let model = bench.path("model");
+    fs::create_dir(&model).expect("a folder");
+    for entry in fs::read_dir(format!("{}/inputs/en-fr-de", env!("CARGO_MANIFEST_DIR")))
+        .expect("the model")
+        .flatten()
+    {
+        fs::write(model.join(entry.file_name()), fs::read(entry.path()).expect("a file")).expect("copied");
+    }
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("weights");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).expect("written");
+    refuse(&start, &format!("-m {}", model.display()), "model_sha256");
+    // Another input.
+    let whole = fs::read_to_string(bench.path("demo.eng")).expect("the input");
+    fs::write(bench.path("demo.eng"), whole.replacen('a', "b", 1)).expect("written");
+    refuse(&start, "", "input_sha256");
+    fs::write(bench.path("demo.eng"), whole).expect("written");
+    bench.resume(1, "out.h5", "", &plain);
+    // --overwrite takes another job's place.
+    bench.done(2, "out.h5", "--overwrite --no-repeat-ngram-size 3");
+    bench.done(2, "out.h5", "--overwrite");
+    bench.same("out.h5", &plain);
+}
+
+#[test]
+fn standard_input_is_kept_until_its_job_is_done() {
+    let Some(bench) = Bench::new() else { return };
+    bench.done(1, "plain.h5", "");
+    let plain = found(&bench.path("plain.h5"));
+    let text = fs::read_to_string(bench.path("demo.eng")).expect("the input");
+    for (case, again) in ["", &text].into_iter().enumerate() {
+        let out = format!("out-{case}.h5");
+        unfinished(&bench, &out, Some(&text));
+        // Another input is refused, and doesn't take the place of the first one.
+        let piped = |stdin, ranks| Start {
+            ranks,
+            stdin: Some(stdin),
+            ..Start::default()
+        };
+        let ended = bench.run(&piped("Something else.\n", 1), &out, "");
+        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains("input_sha256"), "{}", ended.stderr);
+        // Without any, or with the same once more, it goes on.
+        let kept = bench.kept(&out);
+        let ended = bench.run(&piped(again, 3), &out, "");
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains(&format!("resuming: {kept} of")),
+            "{}",
+            ended.stderr
+        );
+        bench.same(&out, &plain);
+        let ended = bench.run(&piped(&text, 1), &out, "");
+        assert!(ended.stdout.contains("is finished already"), "{}", ended.stdout);
+        bench.same(&out, &plain);
+    }
+    let left = fs::read_dir(bench.path("")).expect("a folder").flatten();
+    let left: Vec<_> = left
+        .map(|e| e.file_name())
+        .filter(|n| n.to_string_lossy().contains(".stdin"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_second_job_on_the_same_output_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let start = Start {
+        ranks: 2,
+        variable: Some(("SLUICE_PAUSE_AT", "load", 1)),
+        ..Start::default()
+    };
+    let mut first = bench.start(&start, "out.h5", "");
+    assert!(first.until(|job| job.said("SLUICE_PAUSE_AT")));
+    for more in ["", "--overwrite"] {
+        let holder = first.ranks()[0];
+        let second = bench.run(
+            &Start {
+                ranks: 1,
+                ..Start::default()
+            },
+            "out.h5",
+            more,
+        );
+        assert_eq!((second.code, second.errors().len()), (Some(2), 1), "{}", second.stderr);
+        let said = format!("held by pid {holder} ");
+        assert!(second.stderr.contains(&said), "{said}: {}", second.stderr);
+    }
+    super::job::kill("KILL", first.ranks());
+    first.wait();
+    bench.done(1, "out.h5", "");
+}
