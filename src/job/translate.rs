@@ -13,7 +13,7 @@ use crate::cli::translate::{Device, TranslateArgs};
 use crate::comm::{affinity, agree, gather_texts, launch, mpi, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
-use crate::metrics::meter::Phase;
+use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::nllb_moe::NllbMoe;
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
@@ -207,7 +207,7 @@ impl Started<'_> {
         };
         let desk = (comm.rank() == 0).then(|| Desk::new(world, shares, self.groups));
         let (attempt, world_rank) = (self.prepared.attempt, world.rank());
-        let started = Instant::now();
+        let (started, cpu_started) = (Instant::now(), cpu_seconds());
         let mut rank = Rank {
             args,
             model,
@@ -220,7 +220,7 @@ impl Started<'_> {
             show: &mut show,
         };
         let end = rank.work(&mut ctx, &mut batch, &mut net);
-        let seconds = started.elapsed().as_secs_f64();
+        let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu_started);
         let end = self.settle(end, rank.desk.take());
         meterman.borrow().finish();
         let end = end?;
@@ -229,6 +229,7 @@ impl Started<'_> {
             weights,
             caches,
             seconds,
+            cpu_seconds,
             progress: progress.get(),
         };
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
