@@ -15,7 +15,7 @@ use crate::comm::{affinity, agree, launch, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
 use crate::metrics::memory;
-use crate::metrics::meter::Phase;
+use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::nllb_moe::NllbMoe;
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
@@ -211,7 +211,7 @@ impl Started<'_> {
         };
         let desk = (comm.rank() == 0).then(|| Desk::new(world, shares, self.groups));
         let (attempt, world_rank) = (self.prepared.attempt, world.rank());
-        let started = Instant::now();
+        let (started, cpu_started) = (Instant::now(), cpu_seconds());
         let mut rank = Rank {
             args,
             model,
@@ -226,7 +226,7 @@ impl Started<'_> {
         // Until now a signal just ends the process, as it does when all rows are done: there is nothing to keep.
         signal::listen();
         let end = rank.work(&mut ctx, &mut batch, &mut net);
-        let seconds = started.elapsed().as_secs_f64();
+        let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu_started);
         let end = self.settle(end, rank.desk.take(), progress.get());
         meterman.borrow().finish();
         let end = agree(world, end)?;
@@ -235,6 +235,7 @@ impl Started<'_> {
             weights,
             caches,
             seconds,
+            cpu_seconds,
             progress: progress.get(),
         };
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))

@@ -87,6 +87,7 @@ pub struct RankSummary {
     threads: usize,
     isa: String,
     seconds: f64,
+    cpu_seconds: f64,
     rows: u64,
     tokens: u64,
     loads: Vec<Vec<u64>>,
@@ -102,6 +103,8 @@ pub struct Run {
     pub caches: u64,
     /// Wall time from the first batch to the last closed segment.
     pub seconds: f64,
+    /// CPU time of its threads meanwhile.
+    pub cpu_seconds: f64,
     /// What its group did.
     pub progress: Progress,
 }
@@ -122,6 +125,7 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         threads: ctx.device.threads(),
         isa: ctx.device.isa().name().to_string(),
         seconds: run.seconds,
+        cpu_seconds: run.cpu_seconds,
         rows: if leader { run.progress.rows } else { 0 },
         tokens: if leader { run.progress.tokens } else { 0 },
         loads: ctx.loads.clone(),
@@ -178,6 +182,7 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
             "all_tokens": quality.map(|q| q.tokens),
             "by_status": quality.map(|q| Status::ALL.iter().zip(q.statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
             "metrics": quality.map(|q| q.figures().into_iter().map(|(n, x)| (n, json!(x))).collect::<serde_json::Map<_, _>>()),
+            "cpu_seconds": ranks.iter().map(|r| r.cpu_seconds).collect::<Vec<_>>(),
             "phases": phases.collect::<Vec<_>>(),
             "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
             "weight_bytes": ranks.iter().map(|r| r.weights).collect::<Vec<_>>(),
