@@ -24,7 +24,7 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
         Command::Translate(args) => {
             let world = World::start()?;
             cli::log::set_rank(world.comm().rank(), world.comm().size());
-            translate::run(&args, world.comm())
+            Ok(exit::report(translate::run(&args, world.comm())))
         }
         Command::Show(args) => {
             let format = match args.format {

@@ -34,19 +34,24 @@ impl Exit {
     }
 }
 
-/// Ends the program after a job: a broken pipe is success, an error is printed once with all its causes (not here, if
-/// another rank has printed it) and is 2.
-pub fn finish(end: Result<Exit>) -> ExitCode {
-    ExitCode::from(match end {
-        Ok(exit) => exit.code(),
-        Err(error) if is_broken_pipe(&error) => Exit::Done.code(),
+/// Prints a job's error, with all its causes, unless another rank has printed it or a reader went away: what is left is
+/// an exit code. Ranks do this while MPI still runs: a launcher kills the others once one has left with an error.
+pub fn report(end: Result<Exit>) -> Exit {
+    match end {
+        Ok(exit) => exit,
+        Err(error) if is_broken_pipe(&error) => Exit::Done,
         Err(error) => {
             if !error.is::<ReportedElsewhere>() {
                 say(&message(&error));
             }
-            Exit::Refused.code()
+            Exit::Refused
         }
-    })
+    }
+}
+
+/// Ends the program after a job: a broken pipe is success, an error is printed once and is 2.
+pub fn finish(end: Result<Exit>) -> ExitCode {
+    ExitCode::from(report(end).code())
 }
 
 /// Ends the program when arguments were refused (or asked for help), before ranks know of each other.
