@@ -136,14 +136,17 @@ impl Batch {
         self.place();
     }
 
-    /// Sentences to ask for: as many as the free room is likely to hold, none while some still wait for a place.
+    /// Sentences to ask for: as many as the free room is likely to hold, none while some still wait for a place. With
+    /// nothing in hand at least one, however little room there is: it is made wider for a single sentence.
     pub fn wants(&self) -> u32 {
+        if !self.queue.is_empty() {
+            return 0;
+        }
         let tokens: usize = self.sources.iter().filter(|s| s.users > 0).map(|s| s.rows.len()).sum();
         let free = self.limits.tokens.saturating_sub(tokens + self.waiting());
-        match self.queue.is_empty() {
-            true => (self.slots.free()).min((free as f64 / self.mean) as usize) as u32,
-            false => 0,
-        }
+        let idle = self.active.is_empty() && self.placed.is_empty();
+        let fitting = ((free as f64 / self.mean) as usize).max(idle as usize);
+        self.slots.free().min(fitting) as u32
     }
 
     /// Source tokens that wait to be encoded.
