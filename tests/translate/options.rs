@@ -262,10 +262,10 @@ fn ranks_that_cannot_form_groups_are_refused() {
 }
 
 #[test]
-fn a_rank_that_dies_ends_all_and_the_job_goes_on_later() {
+fn a_rank_that_panics_ends_all_and_the_job_goes_on_later() {
     let Some((place, model, input)) = place() else { return };
     let wanted = place.rows(1, &model, &input, "whole.h5", FRENCH);
-    let crash = [("SLUICE_CRASH_AT", "segment-before-rename")];
+    let crash = [("SLUICE_PANIC_AT", "segment-before-rename")];
     let end = place.start(3, &crash, None, &place.job(&model, &input, "out.h5", FRENCH));
     assert_ne!(end.code, 0, "{end:#?}");
     assert!(!place.path("out.h5").exists() && place.path("out.h5.parts").is_dir());
