@@ -40,7 +40,7 @@ fn a_rank_killed_at_a_named_moment_loses_nothing_that_was_finished() {
         let out = format!("{}.h5", moment.replace(':', "-"));
         let start = Start {
             ranks,
-            variable: Some(("SLUICE_CRASH_AT", moment, rank)),
+            variable: Some(("SLUICE_CRASH_AT", moment, Some(rank))),
             ..Start::default()
         };
         let ended = bench.run(&start, &out, &format!("{references} --batch-tokens 200"));

@@ -7,7 +7,7 @@ use std::fs;
 fn unfinished(bench: &Bench, out: &str, stdin: Option<&str>) {
     let start = Start {
         ranks: 2,
-        variable: Some(("SLUICE_CRASH_AT", "record-after-rename:2", 0)),
+        variable: Some(("SLUICE_CRASH_AT", "record-after-rename:2", Some(0))),
         stdin,
     };
     let ended = bench.run(&start, out, "--batch-tokens 100");
@@ -124,7 +124,7 @@ fn a_second_job_on_the_same_output_is_refused() {
     let Some(bench) = Bench::new() else { return };
     let start = Start {
         ranks: 2,
-        variable: Some(("SLUICE_PAUSE_AT", "load", 1)),
+        variable: Some(("SLUICE_PAUSE_AT", "load", Some(1))),
         ..Start::default()
     };
     let mut first = bench.start(&start, "out.h5", "");
