@@ -64,7 +64,7 @@ fn a_job_killed_again_and_again_at_any_moment_gets_done() {
         (dice >> 33) % n
     };
     let mut before = 0;
-    for _ in 0..8 {
+    for _ in 0..5 {
         let (ranks, batch) = OTHERS[below(OTHERS.len() as u64) as usize];
         let start = Start {
             ranks,

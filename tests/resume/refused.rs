@@ -27,7 +27,9 @@ fn another_job_is_refused_and_told_what_differs() {
         ..Start::default()
     };
     let refuse = |start: &Start, more: &str, name: &str| {
-        for out in ["out.h5", "plain.h5"] {
+        // The finished output is asked only once: it is compared by the same means.
+        let outs = ["out.h5", "plain.h5"];
+        for out in &outs[..1 + (name == "target") as usize] {
             let ended = bench.run(start, out, more);
             assert_eq!(ended.code, Some(2), "{more}: {}", ended.stderr);
             assert_eq!(ended.errors().len(), 1, "{more}: {}", ended.stderr);
