@@ -26,8 +26,8 @@ pub struct Bench {
 #[derive(Clone, Default)]
 pub struct Start<'a> {
     pub ranks: usize,
-    /// Given to one rank only.
-    pub variable: Option<(&'a str, &'a str, usize)>,
+    /// A variable and its value for one rank, or for all.
+    pub variable: Option<(&'a str, &'a str, Option<usize>)>,
     pub stdin: Option<&'a str>,
 }
 
@@ -98,7 +98,7 @@ impl Bench {
         // A part of the command for each rank, so that one of them can get the variable.
         for rank in 0..start.ranks {
             command.args((rank > 0).then_some(":")).args(["-n", "1"]);
-            if let Some((name, value, _)) = start.variable.filter(|(.., to)| *to == rank) {
+            if let Some((name, value, _)) = start.variable.filter(|(.., to)| to.is_none_or(|to| to == rank)) {
                 command.args(["env", &format!("{name}={value}")]);
             }
             command.arg(env!("CARGO_BIN_EXE_sluice")).args(&options);

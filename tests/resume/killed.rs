@@ -40,7 +40,7 @@ fn a_rank_killed_at_a_named_moment_loses_nothing_that_was_finished() {
         let out = format!("{}.h5", moment.replace(':', "-"));
         let start = Start {
             ranks,
-            variable: Some(("SLUICE_CRASH_AT", moment, rank)),
+            variable: Some(("SLUICE_CRASH_AT", moment, Some(rank))),
             ..Start::default()
         };
         let ended = bench.run(&start, &out, &format!("{references} --batch-tokens 200"));
@@ -64,7 +64,7 @@ fn a_job_killed_again_and_again_at_any_moment_gets_done() {
         (dice >> 33) % n
     };
     let mut before = 0;
-    for _ in 0..8 {
+    for _ in 0..5 {
         let (ranks, batch) = OTHERS[below(OTHERS.len() as u64) as usize];
         let start = Start {
             ranks,

@@ -7,7 +7,7 @@ use std::fs;
 fn unfinished(bench: &Bench, out: &str, stdin: Option<&str>) {
     let start = Start {
         ranks: 2,
-        variable: Some(("SLUICE_CRASH_AT", "record-after-rename:2", 0)),
+        variable: Some(("SLUICE_CRASH_AT", "record-after-rename:2", Some(0))),
         stdin,
     };
     let ended = bench.run(&start, out, "--batch-tokens 100");
@@ -27,7 +27,9 @@ fn another_job_is_refused_and_told_what_differs() {
         ..Start::default()
     };
     let refuse = |start: &Start, more: &str, name: &str| {
-        for out in ["out.h5", "plain.h5"] {
+        // The finished output is asked only once: it is compared by the same means.
+        let outs = ["out.h5", "plain.h5"];
+        for out in &outs[..1 + (name == "target") as usize] {
             let ended = bench.run(start, out, more);
             assert_eq!(ended.code, Some(2), "{more}: {}", ended.stderr);
             assert_eq!(ended.errors().len(), 1, "{more}: {}", ended.stderr);
@@ -124,7 +126,7 @@ fn a_second_job_on_the_same_output_is_refused() {
     let Some(bench) = Bench::new() else { return };
     let start = Start {
         ranks: 2,
-        variable: Some(("SLUICE_PAUSE_AT", "load", 1)),
+        variable: Some(("SLUICE_PAUSE_AT", "load", Some(1))),
         ..Start::default()
     };
     let mut first = bench.start(&start, "out.h5", "");

@@ -83,7 +83,7 @@ fn a_signal_while_it_loads_or_merges_ends_it_at_once() {
         let out = format!("out-{i}.h5");
         let start = Start {
             ranks: 2,
-            variable: Some(("SLUICE_PAUSE_AT", moment, rank)),
+            variable: Some(("SLUICE_PAUSE_AT", moment, Some(rank))),
             ..Start::default()
         };
         let code = stop(&bench, &start, &out, "", signal, to);
@@ -98,7 +98,7 @@ fn a_second_signal_ends_it_at_once() {
     let Some(bench) = Bench::new() else { return };
     let start = Start {
         ranks: 2,
-        variable: Some(("SLUICE_PAUSE_AT", "decoder-layer:200", 1)),
+        variable: Some(("SLUICE_PAUSE_AT", "decoder-layer:200", Some(1))),
         ..Start::default()
     };
     let mut job = bench.start(&start, "out.h5", "--batch-tokens 64");
