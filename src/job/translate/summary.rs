@@ -285,9 +285,11 @@ fn hdf5_version() -> String {
 
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        b if b >= (1u64 << 30) as f64 => format!("{:.1} GiB", b / (1u64 << 30) as f64),
-        b => format!("{:.0} MiB", b / (1u64 << 20) as f64),
+    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) if bytes < 10 * unit => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        Some((unit, name)) => format!("{:.0} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} bytes"),
     }
 }
 
@@ -297,5 +299,50 @@ fn clock(seconds: f64) -> String {
     match s {
         0..60 => format!("{seconds:.1} s"),
         _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(loads: Vec<Vec<u64>>) -> RankSummary {
+        RankSummary {
+            rank: 0,
+            group: 0,
+            phases: Vec::new(),
+            peak_memory: 0,
+            weights: 0,
+            caches: 0,
+            threads: 1,
+            isa: String::new(),
+            seconds: 1.0,
+            cpu_seconds: 1.0,
+            rows: 0,
+            tokens: 0,
+            loads,
+        }
+    }
+
+    #[test]
+    fn imbalance_is_the_largest_load_over_the_mean_of_all_ranks() {
+        let ranks = [
+            rank(vec![vec![3, 1, 0, 0], vec![0; 4]]),
+            rank(vec![vec![3, 1, 0, 0], vec![0; 4]]),
+        ];
+        assert_eq!(imbalance(&ranks), [3.0, 0.0]);
+        assert!(imbalance(&[]).is_empty());
+    }
+
+    #[test]
+    fn figures_for_people() {
+        assert_eq!(
+            [size(5), size(2048), size(15 << 20), size(3 << 29)],
+            ["5 bytes", "2.0 KiB", "15 MiB", "1.5 GiB"]
+        );
+        assert_eq!(
+            [clock(59.94), clock(60.0), clock(3725.9)],
+            ["59.9 s", "0:01:00", "1:02:05"]
+        );
     }
 }
