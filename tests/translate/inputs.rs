@@ -158,9 +158,9 @@ fn rows_that_cannot_be_used_are_refused_or_kept_as_failed() {
             assert_eq!(row.ids.is_empty(), failed, "{name}, row {i}");
         }
         assert_lines(&place, &out, rows.len());
-        // Finished, it is left alone, and the exit code still tells of the failed rows in it.
+        // Finished, it is left alone.
         let again = place.translate(2, &model, &input, &out, &format!("{FRENCH} --on-error skip"));
-        assert!(again.stdout.contains("finished already"), "{again:#?}");
+        assert!(again.ok().contains("finished already"));
     }
 }
 
