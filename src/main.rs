@@ -44,7 +44,8 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
         }
         Command::Merge(args) => {
             let options = merge::MergeOptions { path: args.parts };
-            merge::run(&options, &mut io::stdout().lock()).map(|()| Exit::Done)
+            let failed = merge::run(&options, &mut io::stdout().lock())?;
+            Ok(if failed > 0 { Exit::SomeRowsFailed } else { Exit::Done })
         }
         Command::Doctor(args) => {
             let world = World::start()?;

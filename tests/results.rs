@@ -4,8 +4,8 @@ use serde_json::json;
 use sluicegate::job;
 use sluicegate::job::show::{ShowFormat, ShowOptions};
 use sluicegate::results::{
-    merge, parts_path, write_metrics, DoneRows, JobIdentity, MergeExtra, Metric, MetricValue, Opened, Parts, Phase,
-    Results, RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Timing,
+    merge, parts_path, write_metrics, DoneRows, JobIdentity, Metric, MetricValue, Opened, Parts, Phase, Results,
+    RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Tally, Timing,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -224,7 +224,7 @@ fn run_split(out: &Path, rows: u64, dice: &mut Dice) {
         seq += 1;
     }
     assert!(parts.is_complete().expect("records"));
-    let summary = parts.merge(&mut MergeExtra::default()).expect("a merge");
+    let summary = parts.merge(&mut Tally::default()).expect("a merge");
     assert_eq!(
         (summary.rows, summary.segments as u32, summary.already),
         (rows, seq, false)
@@ -270,7 +270,7 @@ fn rows_span_several_windows() {
                 .collect(),
         );
     }
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     let results = Results::open(&out).expect("results");
     assert_eq!(results.rows(), rows);
     for at in [0, 16_383, 16_384, 32_767, 32_768, 39_999] {
@@ -313,7 +313,7 @@ fn the_last_timing_of_a_rank_counts() {
     write(&parts, 1, 0, vec![row(0)]);
     write(&parts, 1, 1, vec![row(2), row(1)]);
     write(&parts, 0, 7, vec![]);
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     let timing = Results::open(&out)
         .and_then(|results| results.timing())
         .expect("timing");
@@ -362,7 +362,7 @@ fn resume_keeps_whole_segments_and_drops_torn_ones() {
     fs::remove_file(paths[3].with_extension("json")).expect("lost");
     fs::write(paths[4].with_extension("h5.tmp"), b"half").expect("half");
 
-    let refused = merge(&parts_path(&out), &out, &mut MergeExtra::default())
+    let refused = merge(&parts_path(&out), &out, &mut Tally::default())
         .expect_err("torn")
         .to_string();
     assert!(refused.contains("run the job's command again"), "{refused}");
@@ -384,7 +384,7 @@ fn resume_keeps_whole_segments_and_drops_torn_ones() {
         0,
         (0..40).filter(|index| !done.contains(*index)).map(row).collect(),
     );
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
 
     let plain = folder.path().join("plain.h5");
     run_split(&plain, rows, &mut Dice(3));
@@ -399,17 +399,14 @@ fn missing_and_double_rows_are_refused() {
     let first = write(&parts, 0, 0, [0, 1, 2, 5, 6].map(row).to_vec());
     assert!(!parts.is_complete().expect("records"));
     let dir = parts.dir().to_owned();
-    let message = parts
-        .merge(&mut MergeExtra::default())
-        .expect_err("missing")
-        .to_string();
+    let message = parts.merge(&mut Tally::default()).expect_err("missing").to_string();
     assert!(message.contains("15 are missing, first [3, 4, 7, 8, 9]"), "{message}");
     assert!(message.contains("run the job's command again"), "{message}");
     assert!(!out.exists());
 
     let parts = Parts::join(&out).expect("parts");
     let second = write(&parts, 3, 0, (6..20).map(row).collect());
-    let message = merge(&dir, &out, &mut MergeExtra::default())
+    let message = merge(&dir, &out, &mut Tally::default())
         .expect_err("double")
         .to_string();
     assert!(message.contains("row 6 is in two segments"), "{message}");
@@ -485,7 +482,7 @@ fn another_job_is_refused_unless_overwritten() {
 
     let (parts, done) = open(&out, 4);
     assert_eq!(done.count(), 4);
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     assert!(refuse(&other).contains("num_beams: 1 there, 4 now"));
     assert!(!parts_path(&out).exists());
     let again = Parts::open_or_create(&out, &identity(4), false).expect("open");
@@ -546,7 +543,7 @@ fn left_over_parts_of_a_finished_job_are_removed() {
         }
     };
     copy_to(&dir, &copy);
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     copy_to(&copy, &dir); // as after a kill between the rename and the removal
     assert!(matches!(
         Parts::open_or_create(&out, &identity(2), false),
@@ -554,7 +551,7 @@ fn left_over_parts_of_a_finished_job_are_removed() {
     ));
     assert!(!dir.exists());
     copy_to(&copy, &dir);
-    let summary = merge(&dir, &out, &mut MergeExtra::default()).expect("a merge");
+    let summary = merge(&dir, &out, &mut Tally::default()).expect("a merge");
     assert!(summary.already && !dir.exists());
 }
 
@@ -575,7 +572,7 @@ fn a_second_job_is_refused() {
     );
     let message = format!(
         "{:#}",
-        merge(&parts_path(&out), &out, &mut MergeExtra::default()).expect_err("locked")
+        merge(&parts_path(&out), &out, &mut Tally::default()).expect_err("locked")
     );
     assert!(message.contains("another job writes this output"), "{message}");
     drop(parts);
@@ -616,7 +613,7 @@ fn awkward_texts_come_back() {
     parts
         .write_segment(name, &mut rows, None, &[], &Timing::default())
         .expect("a segment");
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     rows[1].input = "a\u{2400}b".into();
     rows[1].output = "a\u{2400}b".into();
     let results = Results::open(&out).expect("results");
@@ -634,7 +631,7 @@ fn no_rows_make_a_valid_file() {
     let out = folder.path().join("out.h5");
     let (parts, _) = open(&out, 0);
     assert!(parts.is_complete().expect("records"));
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     let results = Results::open(&out).expect("results");
     assert_eq!((results.rows(), results.tokens(), results.blocks(8).count()), (0, 0, 0));
     assert_eq!(show(&out, ShowFormat::Text, false), "");
@@ -659,7 +656,7 @@ fn a_score_job_has_no_output_text() {
             ..row(0)
         }],
     );
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     assert!(!Results::open(&out).expect("results").has_output());
     assert!(!show(&out, ShowFormat::Jsonl, false).contains("\"output\""));
 }
@@ -786,7 +783,7 @@ fn opening_says_what_is_wrong() {
     assert!(message(&out).contains("sluice merge"));
     assert!(message(parts.dir()).contains("sluice merge"));
     write(&parts, 0, 0, vec![row(0)]);
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
     let bytes = fs::read(&out).expect("bytes");
     fs::write(&out, &bytes[..bytes.len() / 2]).expect("cut");
     assert!(message(&out).contains("cut off"), "{}", message(&out));
@@ -810,7 +807,7 @@ fn crashing_child() {
             write(&parts, 0, part as u32, rows);
         }
     }
-    parts.merge(&mut MergeExtra::default()).expect("a merge");
+    parts.merge(&mut Tally::default()).expect("a merge");
 }
 
 #[test]
@@ -852,7 +849,7 @@ fn a_kill_leaves_finished_segments() {
                 0,
                 (0..30).filter(|index| !done.contains(*index)).map(row).collect(),
             );
-            parts.merge(&mut MergeExtra::default()).expect("a merge");
+            parts.merge(&mut Tally::default()).expect("a merge");
         }
         assert_eq!(datasets(&out), datasets(&plain), "{moment}");
         assert!(!parts_path(&out).exists());

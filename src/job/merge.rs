@@ -1,6 +1,6 @@
 //! `sluice merge`: makes the finished file of a run that was left unmerged.
 
-use crate::results::{merge, parts_path, MergeExtra};
+use crate::results::{merge, parts_path, Status, Tally};
 use anyhow::{ensure, Result};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
@@ -13,13 +13,14 @@ pub struct MergeOptions {
     pub path: PathBuf,
 }
 
-/// Merges, and writes a line about it.
+/// Merges, and writes a line about it; gives the number of rows that failed.
 ///
 /// # Errors
 /// See [`merge`]; also a folder whose name doesn't end in `.parts`.
-pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<()> {
+pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<u64> {
     let (parts, out) = places(&options.path)?;
-    let summary = merge(&parts, &out, &mut MergeExtra::default())?;
+    let mut tally = Tally::default();
+    let summary = merge(&parts, &out, &mut tally)?;
     let line = if summary.already {
         format!(
             "{} was complete: removed what was left of {}",
@@ -37,7 +38,7 @@ pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<()> {
     };
     match writeln!(to, "{line}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        _ => Ok(tally.statuses[Status::Failed as usize]),
     }
 }
 

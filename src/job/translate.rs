@@ -222,6 +222,7 @@ impl Started<'_> {
             desk,
             feed,
             show: &mut show,
+            failed: 0,
         };
         // Until now a signal just ends the process, as it does when all rows are done: there is nothing to keep.
         signal::listen();
@@ -237,6 +238,7 @@ impl Started<'_> {
             seconds,
             cpu_seconds,
             progress: progress.get(),
+            failed: rank.failed,
         };
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
     }
@@ -348,7 +350,7 @@ fn finish(
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("--report {}", path.display()))?;
     }
-    let failed = quality.map_or(0, |q| q.statuses[Status::Failed as usize]);
+    let failed = quality.map_or(summary::failed(ranks), |q| q.tally.statuses[Status::Failed as usize]);
     if failed > 0 {
         log::warn!("{failed} rows failed (status 4)");
         return Ok(Exit::SomeRowsFailed);

@@ -6,11 +6,11 @@ use super::done::DoneRows;
 use super::durable::{rename, with_suffix};
 use super::identity::JobIdentity;
 use super::lock::Lock;
-use super::metrics::{put_metrics, Metric};
+use super::metrics::{put_metrics, Metric, MetricValue};
 use super::reader::{open_hdf5, RowReader};
 use super::record::Record;
 use super::resume::{add_rows, finished, read_job, remove, segments};
-use super::row::{Row, Timing};
+use super::row::{Row, Status, Timing};
 use super::trace::{add_step, StepRun};
 use super::writer::{make_file, make_group, Contents, RowWriter};
 use super::CREATOR;
@@ -46,20 +46,35 @@ pub trait Judge {
     fn metrics(&mut self) -> Result<Vec<Metric>>;
 }
 
-/// Figures that are known without looking at rows; none for a plain merge.
-#[derive(Clone, Debug, Default)]
-pub struct MergeExtra {
-    /// Attributes under `/metrics`.
-    pub metrics: Vec<Metric>,
+/// Counts rows and tokens: what stands under `/metrics` of every finished file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Rows by status, in the order of [`Status::ALL`].
+    pub statuses: [u64; Status::ALL.len()],
+    /// Tokens of all rows.
+    pub tokens: u64,
 }
 
-impl Judge for MergeExtra {
-    fn see(&mut self, _: &[Row]) -> Result<()> {
+impl Judge for Tally {
+    fn see(&mut self, rows: &[Row]) -> Result<()> {
+        for row in rows {
+            self.statuses[row.status as usize] += 1;
+            self.tokens += row.ids.len() as u64;
+        }
         Ok(())
     }
 
     fn metrics(&mut self) -> Result<Vec<Metric>> {
-        Ok(self.metrics.clone())
+        let count = |name: String, n: u64| Metric {
+            name,
+            value: MetricValue::Count(n),
+        };
+        let named = Status::ALL.iter().zip(self.statuses);
+        let mut all: Vec<Metric> = named
+            .map(|(s, n)| count(format!("rows_{}", s.name().replace(['-', ' '], "_")), n))
+            .collect();
+        all.push(count("tokens".into(), self.tokens));
+        Ok(all)
     }
 }
 

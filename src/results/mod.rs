@@ -26,7 +26,7 @@ mod writer;
 
 pub use done::DoneRows;
 pub use identity::JobIdentity;
-pub use merge::{merge, Judge, MergeExtra, MergeSummary};
+pub use merge::{merge, Judge, MergeSummary, Tally};
 pub use metrics::{write_metrics, Metric, MetricValue};
 pub use parts::{parts_path, Opened, Parts, SegmentName};
 pub use reader::{Results, RowBlocks};

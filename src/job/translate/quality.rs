@@ -3,7 +3,7 @@
 use crate::corpus::{scan, Record, WindowLimits, WindowReader};
 use crate::metrics::bleu::BleuStats;
 use crate::metrics::chrf::ChrfStats;
-use crate::results::{Judge, Metric, MetricValue, Row, Status};
+use crate::results::{Judge, Metric, MetricValue, Row, Tally};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,8 @@ pub struct Quality {
     /// By target language, in the order of `--target`.
     targets: Vec<Target>,
     outputs: u64,
-    /// Rows by status.
-    pub statuses: [u64; Status::ALL.len()],
-    /// Generated tokens of all rows.
-    pub tokens: u64,
+    /// Rows by status, and tokens.
+    pub tally: Tally,
 }
 
 struct Target {
@@ -113,9 +111,8 @@ impl Quality {
 
 impl Judge for Quality {
     fn see(&mut self, rows: &[Row]) -> Result<()> {
+        self.tally.see(rows)?;
         for row in rows {
-            self.statuses[row.status as usize] += 1;
-            self.tokens += row.ids.len() as u64;
             let (line, target) = (row.index / self.outputs, (row.index % self.outputs) as usize);
             if let Some(t) = self.targets.get_mut(target) {
                 let reference = t.references.line(line)?;
@@ -127,10 +124,6 @@ impl Judge for Quality {
     }
 
     fn metrics(&mut self) -> Result<Vec<Metric>> {
-        let count = |name: String, n: u64| Metric {
-            name,
-            value: MetricValue::Count(n),
-        };
         let number = |(name, x)| Metric {
             name,
             value: MetricValue::Number(x),
@@ -141,9 +134,7 @@ impl Judge for Quality {
         };
         let mut all: Vec<Metric> = self.figures().into_iter().map(number).collect();
         all.extend(self.signatures().into_iter().map(text));
-        all.push(count("tokens".into(), self.tokens));
-        let statuses = Status::ALL.iter().zip(self.statuses);
-        all.extend(statuses.map(|(s, n)| count(format!("rows_{}", s.name().replace(' ', "_")), n)));
+        all.extend(self.tally.metrics()?);
         Ok(all)
     }
 }

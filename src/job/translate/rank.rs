@@ -49,6 +49,8 @@ pub struct Rank<'a> {
     pub feed: Feed,
     /// Called before each step with the group's progress, and on rank 0 with that of the other groups.
     pub show: &'a mut dyn FnMut(Progress, Progress),
+    /// Rows that could not be used.
+    pub failed: u64,
 }
 
 /// Rows on their way through a rank.
@@ -185,7 +187,7 @@ impl Rank<'_> {
     }
 
     /// Takes a record on: blank and unusable ones are finished at once, the others are tokenized.
-    fn take(&self, batch: &mut Batch, books: &mut Books, record: Record, targets: &[usize]) -> Result<()> {
+    fn take(&mut self, batch: &mut Batch, books: &mut Books, record: Record, targets: &[usize]) -> Result<()> {
         let per_record = self.args.target.len().max(1) as u64;
         fail_point("input")?;
         let source = record.source_lang.clone().or_else(|| self.args.source.clone());
@@ -226,6 +228,7 @@ impl Rank<'_> {
                             .clone()
                             .unwrap_or_else(|| "no language is named for it".into());
                         log::warn!("row {}: {why}", record.index);
+                        self.failed += 1;
                     }
                     books.add(empty_row(key, &record, source, target.unwrap_or_default(), status));
                 }

@@ -90,6 +90,8 @@ pub struct RankSummary {
     cpu_seconds: f64,
     rows: u64,
     tokens: u64,
+    /// Rows of this rank that could not be used.
+    failed: u64,
     loads: Vec<Vec<u64>>,
 }
 
@@ -107,6 +109,8 @@ pub struct Run {
     pub cpu_seconds: f64,
     /// What its group did.
     pub progress: Progress,
+    /// Rows of this rank that could not be used.
+    pub failed: u64,
 }
 
 /// Every rank's summary, on every rank (collective).
@@ -128,12 +132,18 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         cpu_seconds: run.cpu_seconds,
         rows: if leader { run.progress.rows } else { 0 },
         tokens: if leader { run.progress.tokens } else { 0 },
+        failed: run.failed,
         loads: ctx.loads.clone(),
     };
     let all = gather_texts(world, &serde_json::to_string(&own)?);
     all.iter()
         .map(|text| serde_json::from_str(text).context("the summary of a rank"))
         .collect()
+}
+
+/// Rows that could not be used, over all ranks.
+pub fn failed(ranks: &[RankSummary]) -> u64 {
+    ranks.iter().map(|r| r.failed).sum()
 }
 
 /// Largest over mean expert load of each MoE layer, over all ranks; 0 for a layer that saw no token.
@@ -178,9 +188,9 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
-            "all_rows": quality.map(|q| q.statuses.iter().sum::<u64>()),
-            "all_tokens": quality.map(|q| q.tokens),
-            "by_status": quality.map(|q| Status::ALL.iter().zip(q.statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
+            "all_rows": quality.map(|q| q.tally.statuses.iter().sum::<u64>()),
+            "all_tokens": quality.map(|q| q.tally.tokens),
+            "by_status": quality.map(|q| Status::ALL.iter().zip(q.tally.statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
             "metrics": quality.map(|q| q.figures().into_iter().map(|(n, x)| (n, json!(x))).collect::<serde_json::Map<_, _>>()),
             "cpu_seconds": ranks.iter().map(|r| r.cpu_seconds).collect::<Vec<_>>(),
             "phases": phases.collect::<Vec<_>>(),
@@ -224,7 +234,7 @@ pub fn print(to: &mut dyn Write, ranks: &[RankSummary], quality: Option<&Quality
         ranks.len()
     )?;
     if let Some(q) = quality {
-        let named = Status::ALL.iter().zip(q.statuses).filter(|(_, n)| *n > 0);
+        let named = Status::ALL.iter().zip(q.tally.statuses).filter(|(_, n)| *n > 0);
         writeln!(
             to,
             "by status   {}",
@@ -320,6 +330,7 @@ mod tests {
             cpu_seconds: 1.0,
             rows: 0,
             tokens: 0,
+            failed: 0,
             loads,
         }
     }
