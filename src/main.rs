@@ -47,21 +47,23 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
             merge::run(&options, &mut io::stdout().lock()).map(|()| Exit::Done)
         }
         Command::Doctor(args) => {
-            let checkpoint = args
-                .model
-                .map(|_| Err("checking a checkpoint is not there yet".to_owned()));
+            let world = World::start()?;
+            let comm = world.comm();
+            let facts = doctor::Facts {
+                ranks: comm.size(),
+                mpi_library: Some(sluicegate::comm::mpi::library()),
+                bindings: affinity::everybody(comm)?,
+                checkpoint: args
+                    .model
+                    .map(|dir| translate::describe(&dir).map_err(|e| format!("{e:#}"))),
+                environment,
+            };
             // N jobs of one rank each would all print.
-            let mut out: Box<dyn Write> = if launch::speaks(&environment) {
+            let speaks = comm.rank() == 0 && launch::speaks(&facts.environment);
+            let mut out: Box<dyn Write> = if speaks {
                 Box::new(io::stdout().lock())
             } else {
                 Box::new(io::sink())
-            };
-            let facts = doctor::Facts {
-                ranks: 1,
-                mpi_library: mpi::environment::library_version().ok(),
-                environment,
-                bindings: vec![affinity::here(0)],
-                checkpoint,
             };
             let ready = doctor::doctor(&facts, &mut out)?;
             Ok(if ready { Exit::Done } else { Exit::Refused })

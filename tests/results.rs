@@ -100,7 +100,7 @@ fn row(index: u64) -> Row {
         ids: (0..tokens as u32).map(|token| token * 1000 + index as u32).collect(),
         logprobs: (0..tokens).map(|token| -0.1 * token as f32).collect(),
         source_lang: "eng_Latn".into(),
-        target_lang: if index % 2 == 0 {
+        target_lang: if index.is_multiple_of(2) {
             "fra_Latn".into()
         } else {
             "deu_Latn".into()

@@ -79,9 +79,9 @@ pub fn files(args: &TranslateArgs) -> Result<()> {
 /// When the ranks can't be divided so: names the numbers that would do.
 pub fn groups(ranks: usize, expert_parallel: Option<usize>) -> Result<usize> {
     let size = expert_parallel.unwrap_or(ranks);
-    if size == 0 || ranks == 0 || ranks % size != 0 {
+    if size == 0 || ranks == 0 || !ranks.is_multiple_of(size) {
         let possible: Vec<String> = (1..=ranks)
-            .filter(|size| ranks % size == 0)
+            .filter(|size| ranks.is_multiple_of(*size))
             .map(|size| size.to_string())
             .collect();
         bail!(

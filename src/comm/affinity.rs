@@ -3,7 +3,10 @@
 use std::fs;
 use std::thread::available_parallelism;
 
+use anyhow::{Context, Result};
+
 use super::launch::{Binding, CpuMask};
+use super::{gather_texts, Comm};
 
 /// The processors that the calling thread is bound to; empty where the system doesn't say.
 pub fn mask() -> CpuMask {
@@ -45,6 +48,18 @@ pub fn here(rank: usize) -> Binding {
         quota,
         online,
     }
+}
+
+/// What every rank may use, on every rank, in rank order (collective).
+///
+/// # Errors
+/// When a rank's answer can't be read, which never happens among ranks of one version.
+pub fn everybody(comm: &dyn Comm) -> Result<Vec<Binding>> {
+    let own = serde_json::to_string(&here(comm.rank()))?;
+    let all = gather_texts(comm, &own);
+    all.iter()
+        .map(|text| serde_json::from_str(text).context("the binding of a rank"))
+        .collect()
 }
 
 #[cfg(test)]

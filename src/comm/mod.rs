@@ -63,9 +63,8 @@ pub trait Comm {
     /// One number for every rank: `send[r]` goes to rank `r`, `recv[r]` came from it. `meanwhile` runs while they
     /// are under way.
     fn all_to_all(&self, send: &[u32], recv: &mut [u32], meanwhile: &mut dyn FnMut());
-    /// Moves exactly the rows each part lists. `meanwhile` runs while they are under way and may call the function
-    /// it is given to drive them on, since MPI moves only inside its calls.
-    fn exchange(&self, parts: &mut [Part<'_>], meanwhile: &mut dyn FnMut(&mut dyn FnMut()));
+    /// Moves exactly the rows each part lists.
+    fn exchange(&self, parts: &mut [Part<'_>]);
     /// A small message to one rank; returns at once.
     fn send(&self, to: usize, data: &[u8]);
     /// A message that has arrived, with its sender, or nothing.

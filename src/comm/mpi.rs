@@ -240,7 +240,7 @@ impl Comm for MpiComm {
         }
     }
 
-    fn exchange(&self, parts: &mut [Part<'_>], meanwhile: &mut dyn FnMut(&mut dyn FnMut())) {
+    fn exchange(&self, parts: &mut [Part<'_>]) {
         let mut requests: Vec<ffi::MPI_Request> = Vec::new();
         for (p, part) in parts.iter_mut().enumerate() {
             part.check(self.size, self.rank);
@@ -269,14 +269,6 @@ impl Comm for MpiComm {
             }
         }
         super::crash::crash_point("exchange");
-        meanwhile(&mut || {
-            let mut done: c_int = 0;
-            // SAFETY: as above; MPI_Testall only drives the requests on and leaves them valid.
-            unsafe {
-                let (n, all) = (requests.len() as c_int, requests.as_mut_ptr());
-                ffi::MPI_Testall(n, all, &mut done, ffi::RSMPI_STATUSES_IGNORE);
-            }
-        });
         self.wait(&mut requests);
     }
 

@@ -57,15 +57,36 @@ pub struct Limits {
     pub tokens: usize,
     /// Outputs in flight.
     pub outputs: usize,
+    /// Outputs of each sentence.
+    pub per_sentence: usize,
 }
 
 impl Limits {
     /// Limits for a token budget, with at least one sentence of `outputs` outputs.
     pub fn of(tokens: usize, outputs: usize) -> Limits {
+        let per_sentence = outputs.max(1);
+        let outputs = (tokens / LEAST_TOKENS).max(1) * per_sentence;
         Limits {
             tokens,
-            outputs: (tokens / LEAST_TOKENS).max(1) * outputs.max(1),
+            outputs,
+            per_sentence,
         }
+    }
+
+    /// The same limits with as many fewer outputs in flight as it takes for all caches to fit into `room` bytes, were
+    /// every output to reach its full length. Changes the speed, never a result.
+    ///
+    /// # Errors
+    /// When not even one sentence fits: the bytes that it needs.
+    pub fn fit(self, room: u64, settings: &Settings, layers: usize, d_model: usize) -> Result<Limits, u64> {
+        let bytes = |outputs| Limits { outputs, ..self }.cache_bytes(settings, layers, d_model) as u64;
+        let most = (1..=self.outputs / self.per_sentence)
+            .rev()
+            .map(|n| n * self.per_sentence);
+        let fitting = most.into_iter().find(|&outputs| bytes(outputs) <= room);
+        fitting
+            .map(|outputs| Limits { outputs, ..self })
+            .ok_or(bytes(self.per_sentence))
     }
 
     /// The most bytes the caches can come to hold: generated tokens of all outputs at full length, and source tokens.
@@ -95,6 +116,8 @@ struct SourceInUse {
 pub struct Batch {
     settings: Settings,
     limits: Limits,
+    /// Cross rows that there are: the budget, or one longer sentence.
+    capacity: usize,
     slots: Slots,
     caches: Caches,
     d_model: usize,
@@ -118,6 +141,7 @@ impl Batch {
             slots: Slots::new(limits.outputs, slot, limits.tokens),
             caches: Caches::new(layers, d_model, limits.outputs * slot, limits.tokens),
             settings,
+            capacity: limits.tokens,
             limits,
             d_model,
             queue: VecDeque::new(),
@@ -138,12 +162,22 @@ impl Batch {
 
     /// Sentences to ask for: as many as the free room is likely to hold, none while some still wait for a place.
     pub fn wants(&self) -> u32 {
-        let tokens: usize = self.sources.iter().filter(|s| s.users > 0).map(|s| s.rows.len()).sum();
-        let free = self.limits.tokens.saturating_sub(tokens + self.waiting());
-        match self.queue.is_empty() {
-            true => (self.slots.free()).min((free as f64 / self.mean) as usize) as u32,
-            false => 0,
+        if !self.queue.is_empty() {
+            return 0;
         }
+        let free = self.limits.tokens.saturating_sub(self.in_flight());
+        let sentences = (self.slots.free() / self.limits.per_sentence).min((free as f64 / self.mean) as usize);
+        sentences.max(self.is_idle() as usize) as u32
+    }
+
+    /// Source tokens of all sentences that have a place.
+    fn in_flight(&self) -> usize {
+        let encoded = self.sources.iter().filter(|s| s.users > 0).map(|s| s.rows.len());
+        encoded.sum::<usize>() + self.waiting()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.active.is_empty() && self.placed.is_empty()
     }
 
     /// Source tokens that wait to be encoded.
@@ -165,8 +199,12 @@ impl Batch {
     fn place(&mut self) {
         while let Some(request) = self.queue.front() {
             let (tokens, outputs) = (request.ids.len(), request.outputs.len());
-            if self.active.is_empty() && self.placed.is_empty() && tokens > self.limits.tokens {
-                self.widen(tokens);
+            if self.is_idle() {
+                if tokens > self.capacity {
+                    self.widen(tokens);
+                }
+            } else if self.in_flight() + tokens > self.limits.tokens {
+                return;
             }
             let Some(place) = self.slots.take(tokens, outputs) else {
                 return;
@@ -179,7 +217,7 @@ impl Batch {
     /// Room for a single sentence longer than the budget; nothing is in flight now.
     fn widen(&mut self, tokens: usize) {
         let slot = self.settings.max_length.saturating_sub(1).max(1) * self.settings.beams;
-        self.limits.tokens = tokens;
+        self.capacity = tokens;
         self.slots = Slots::new(self.limits.outputs, slot, tokens);
         let rows = tokens * 2 * self.d_model;
         self.caches.cross.iter_mut().for_each(|c| *c = vec![0.0; rows]);
@@ -370,5 +408,38 @@ impl Batch {
         self.active = still;
         self.place();
         finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::search::EarlyStopping;
+    use super::*;
+
+    #[test]
+    fn caches_are_cut_to_the_room_there_is() {
+        let settings = Settings {
+            beams: 2,
+            max_length: 11,
+            min_length: 0,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::False,
+            no_repeat_ngram: 0,
+            start: 0,
+            eos: vec![1],
+        };
+        let limits = Limits::of(64, 3);
+        // 12 outputs of 10 positions and 2 beams, 64 source tokens; 3 layers of 2 * 4 floats: 96 bytes a row.
+        assert_eq!(limits.cache_bytes(&settings, 3, 4), (12 * 20 + 64) * 96);
+        let fit = |room| limits.fit(room, &settings, 3, 4);
+        assert_eq!(fit(1 << 30), Ok(limits));
+        assert_eq!(
+            fit((6 * 20 + 64) * 96),
+            Ok(Limits { outputs: 6, ..limits }),
+            "whole sentences only"
+        );
+        assert_eq!(fit((9 * 20 + 64) * 96 - 1), Ok(Limits { outputs: 6, ..limits }));
+        assert_eq!(fit(99), Err((3 * 20 + 64) * 96));
+        assert_eq!(Limits::of(1, 1).outputs, 1);
     }
 }

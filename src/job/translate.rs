@@ -11,17 +11,19 @@ use crate::cli::check;
 use crate::cli::exit::Exit;
 use crate::cli::translate::{Device, TranslateArgs};
 use crate::comm::crash::{crash_point, fail_point};
-use crate::comm::{affinity, agree, gather_texts, launch, signal, Comm, ReportedElsewhere};
+use crate::comm::{affinity, agree, launch, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
-use crate::metrics::meter::Phase;
+use crate::metrics::memory;
+use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::nllb_moe::NllbMoe;
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
 use crate::results::{Parts, Status};
-use anyhow::{bail, Context as _, Result};
+use anyhow::{anyhow, bail, Context as _, Result};
 use desk::{Desk, Progress};
 use feed::{Feed, Shares};
+pub use plan::describe;
 use plan::{Model, Prepared};
 use quality::Quality;
 use rank::{End, Rank};
@@ -37,7 +39,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let environment = launch::environment();
     let warnings = agree(world, launch::check_size(&environment, world.rank(), world.size()))?;
     let groups = agree(world, check::groups(world.size(), args.expert_parallel))?;
-    let bindings = bindings(world)?;
+    let bindings = affinity::everybody(world)?;
     let threads = args
         .threads
         .unwrap_or_else(|| launch::default_threads(&bindings, world.rank()));
@@ -66,6 +68,8 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
             .for_each(|w| log::warn!("{w}"));
         same_language(args);
     }
+    let host = &bindings[world.rank()].host;
+    let neighbours = bindings.iter().filter(|b| b.host == *host).count();
     crash_point("prepared");
     let rows = scan.rows * args.target.len().max(1) as u64;
     let done = prepared.done_rows()?;
@@ -75,6 +79,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
         world,
         groups,
         threads,
+        neighbours,
         prepared: &prepared,
         kept,
         rows,
@@ -109,15 +114,6 @@ fn same_language(args: &TranslateArgs) {
     for target in args.target.iter().filter(|t| Some(*t) == args.source.as_ref()) {
         log::warn!("--target {target} is also the source language: the model is asked to translate it into itself");
     }
-}
-
-/// Where every rank may run.
-fn bindings(world: &dyn Comm) -> Result<Vec<launch::Binding>> {
-    let own = serde_json::to_string(&affinity::here(world.rank()))?;
-    gather_texts(world, &own)
-        .iter()
-        .map(|text| serde_json::from_str(text).context("the binding of a rank"))
-        .collect()
 }
 
 /// Rank 0 prepares and tells the others, who open what it made.
@@ -158,6 +154,8 @@ struct Started<'a> {
     world: &'a dyn Comm,
     groups: usize,
     threads: usize,
+    /// Ranks on this machine.
+    neighbours: usize,
     prepared: &'a Prepared,
     kept: u64,
     rows: u64,
@@ -184,7 +182,7 @@ impl Started<'_> {
             keep,
         );
         ctx.meter.since(loading, Phase::Load);
-        let limits = Limits::of(args.batch_tokens, args.target.len());
+        let limits = agree(world, self.limits(model, &net, self.neighbours as u64))?;
         let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model()) as u64;
         let weights = net.bytes();
         if world.rank() == 0 {
@@ -213,7 +211,7 @@ impl Started<'_> {
         };
         let desk = (comm.rank() == 0).then(|| Desk::new(world, shares, self.groups));
         let (attempt, world_rank) = (self.prepared.attempt, world.rank());
-        let started = Instant::now();
+        let (started, cpu_started) = (Instant::now(), cpu_seconds());
         let mut rank = Rank {
             args,
             model,
@@ -228,18 +226,48 @@ impl Started<'_> {
         // Until now a signal just ends the process, as it does when all rows are done: there is nothing to keep.
         signal::listen();
         let end = rank.work(&mut ctx, &mut batch, &mut net);
-        let seconds = started.elapsed().as_secs_f64();
+        let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu_started);
         let end = self.settle(end, rank.desk.take(), progress.get());
         meterman.borrow().finish();
-        let end = end?;
+        let end = agree(world, end)?;
         let run = Run {
             group,
             weights,
             caches,
             seconds,
+            cpu_seconds,
             progress: progress.get(),
         };
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
+    }
+
+    /// What a rank takes on at once, cut to its share of the memory that is left.
+    fn limits(&self, model: &Model, net: &NllbMoe, neighbours: u64) -> Result<Limits> {
+        let wanted = Limits::of(self.args.batch_tokens, self.args.target.len());
+        let Some(machine) = memory::machine() else {
+            return Ok(wanted);
+        };
+        let free = machine.limit.map_or(machine.available, |l| {
+            machine.available.min(l.saturating_sub(memory::now()))
+        });
+        let room = free / neighbours;
+        let (layers, d_model) = (net.decoder_layers(), net.d_model());
+        let limits = wanted.fit(room, &model.settings, layers, d_model).map_err(|needed| {
+            anyhow!(
+                "the caches of one sentence can come to {}, this rank's share of the free memory is {}: lower \
+                 --max-new-tokens, --num-beams or --batch-tokens",
+                size(needed),
+                size(room)
+            )
+        })?;
+        if limits != wanted && self.world.rank() == 0 {
+            let (n, all) = (limits.outputs, wanted.outputs);
+            log::info!(
+                "memory for {n} sentences in flight instead of {all}: caches at full length fill {}",
+                size(room)
+            );
+        }
+        Ok(limits)
     }
 
     fn load(&self, model: &Model, comm: &dyn Comm) -> Result<NllbMoe> {

@@ -1,11 +1,12 @@
 //! What runs measure. How good a translation is: BLEU and chrF, figure for figure as sacreBLEU 2.x computes them; where
-//! time and memory went: [`meter`].
+//! time and memory went: [`meter`], [`memory`].
 //!
 //! BLEU and chrF are sums over segments: a rank adds its rows to a [`bleu::BleuStats`] or [`chrf::ChrfStats`], stats are merged
 //! in any order (they hold whole numbers only), and the score is computed once at the end.
 
 pub mod bleu;
 pub mod chrf;
+pub mod memory;
 pub mod meter;
 pub mod tokenize_13a;
 

@@ -158,7 +158,7 @@ impl MoeLayer {
             recv_rows: received,
             row_bytes: 8 * k,
         };
-        ctx.comm.exchange(&mut [rows, meta], &mut |_| ());
+        ctx.comm.exchange(&mut [rows, meta]);
         if bf {
             let room = &mut normed[tokens * d..(tokens + arriving) * d];
             room.iter_mut()
@@ -230,7 +230,7 @@ impl MoeLayer {
             recv_rows: &b.send.back,
             row_bytes: 4 * d,
         };
-        ctx.comm.exchange(&mut [part], &mut |_| ());
+        ctx.comm.exchange(&mut [part]);
         ctx.meter.lap(Phase::Exchange);
     }
 

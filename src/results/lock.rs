@@ -23,8 +23,6 @@ impl Lock {
             .truncate(false)
             .open(path)
             .with_context(context)?;
-        // Needs Rust 1.89; without it a lock takes `unsafe`.
-        #[allow(clippy::incompatible_msrv)]
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -233,7 +233,11 @@ impl Merger {
             "file_name",
             &out.file_name().unwrap_or_default().to_string_lossy(),
         )?;
-        set_text(file, "file_time", &utc_now())?;
+        set_text(
+            file,
+            "file_time",
+            &jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
+        )?;
         set_text(file, "command", &self.identity.command)?;
         set_text(file, "config", &self.identity.config.to_string())?;
         set_text(file, "model_sha256", &self.identity.model_sha256)?;
@@ -389,43 +393,5 @@ impl OpenSegments {
             }
         }
         self.open.back().context("no segment is open")
-    }
-}
-
-/// Now in UTC as ISO 8601, such as `2026-11-23T06:10:00Z`.
-fn utc_now() -> String {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    utc(now)
-}
-
-/// Seconds since 1970 as ISO 8601. The calendar part is Howard Hinnant's `civil_from_days`.
-fn utc(seconds: u64) -> String {
-    let (days, second) = ((seconds / 86_400) as i64 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) = (
-        day_of_year - (153 * shifted + 2) / 5 + 1,
-        if shifted < 10 { shifted + 3 } else { shifted - 9 },
-    );
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn writes_dates() {
-        assert_eq!(super::utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(super::utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(super::utc(1_795_415_399), "2026-11-23T06:29:59Z");
     }
 }

@@ -5,6 +5,7 @@
 
 mod forced;
 mod generate;
+mod shards;
 
 use serde_json::Value;
 use sluicegate::checkpoint::{read_json, Checkpoint};

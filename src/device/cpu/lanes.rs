@@ -34,6 +34,10 @@ pub(super) trait Lanes: Copy {
     /// Adds to each lane the product of the bfloat16 pair `a` (the lower half first) with the lane's pair at `b`.
     unsafe fn dot_pairs(self, a: u32, b: *const u32) -> Self;
 
+    /// Asks for the cache line at `p`, which need not be valid.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
+
     /// The first `n < 16` elements; `fill` in the others.
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self {

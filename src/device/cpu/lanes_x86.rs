@@ -74,6 +74,10 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         Self(_mm512_fmadd_ps(odd_512(a), odd_512(b), sum))
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self {
         Self(_mm512_mask_loadu_ps(_mm512_set1_ps(fill), (1 << n) - 1, p))
     }
@@ -155,6 +159,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn dot_pairs(self, a: u32, b: *const u32) -> Self {
         Self(dot_256(self.0, a, b), dot_256(self.1, a, b.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Finding, State};
+use crate::metrics::memory;
 
 /// The processor's name and the instruction sets that Sluice's kernels can use.
 pub fn processor() -> Vec<Finding> {
@@ -53,57 +54,20 @@ fn instruction_sets() -> Finding {
 
 /// Memory that is available, and a limit that a container or a Slurm job sets.
 pub fn memory() -> Vec<Finding> {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
-    let (Some(total), Some(available)) = (meminfo(&info, "MemTotal"), meminfo(&info, "MemAvailable")) else {
+    let Some(machine) = memory::machine() else {
         return vec![Finding::new(
             State::Note,
             "memory",
             "the system doesn't say (/proc/meminfo)",
         )];
     };
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = memory_limit(Path::new("/sys/fs/cgroup"), &groups).filter(|limit| *limit < total);
-    let limit = limit
-        .map(|limit| format!("; limit of this job or container: {}", gib(limit)))
-        .unwrap_or_default();
-    vec![Finding::new(
-        State::Found,
-        "memory",
-        format!("{} of {} available{limit}", gib(available), gib(total)),
-    )]
-}
-
-/// A value of /proc/meminfo in bytes.
-fn meminfo(info: &str, name: &str) -> Option<u64> {
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
-/// The smallest memory limit in bytes from the process's control group up to the root, of version 2 or 1.
-fn memory_limit(root: &Path, groups: &str) -> Option<u64> {
-    let mut limits = Vec::new();
-    for line in groups.lines() {
-        // hierarchy:controllers:path; version 2 has no controllers.
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let (root, file) = match controllers {
-            "" => (root.to_owned(), "memory.max"),
-            named if named.split(',').any(|name| name == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
-            _ => continue,
-        };
-        let group = root.join(path.trim_start_matches('/'));
-        for folder in group.ancestors().take_while(|folder| folder.starts_with(&root)) {
-            let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
-            // "max" in version 2, a number near 2^63 in version 1, mean no limit.
-            limits.extend(text.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 60));
-        }
-    }
-    limits.into_iter().min()
+    let limit = machine
+        .limit
+        .map(|limit| format!("; limit of this job or container: {}", gib(limit)));
+    let (available, total) = (gib(machine.available), gib(machine.total));
+    let found = format!("{available} of {total} available{}", limit.unwrap_or_default());
+    vec![Finding::new(State::Found, "memory", found)]
 }
 
 /// NVIDIA's driver and GPUs. This build computes on the processor.
@@ -169,35 +133,11 @@ mod tests {
             Some("AMD EPYC 9R45".to_owned())
         );
         assert_eq!(cpu_name("CPU part : 0xd40"), None);
-        let info = "MemTotal:       32 kB\nMemAvailable:   16 kB\n";
-        assert_eq!(
-            (meminfo(info, "MemTotal"), meminfo(info, "MemAvailable")),
-            (Some(32768), Some(16384))
-        );
-        assert_eq!(meminfo(info, "MemFree"), None);
         let maps = "7f-80 r--p 00 00:1 5 /usr/lib/libhdf5_serial_hl.so.100\n7f-80 r--p 0 0 5 /usr/lib/libhdf5_serial.so.103.3.0\n7f r 0";
         assert_eq!(
             mapped_library(maps, "libhdf5").as_deref(),
             Some("/usr/lib/libhdf5_serial_hl.so.100")
         );
         assert_eq!(mapped_library(maps, "libcuda"), None);
-    }
-
-    #[test]
-    fn the_tightest_memory_limit_counts() {
-        let root = tempfile::tempdir().unwrap();
-        let put = |folder: &str, file: &str, text: &str| {
-            let folder = root.path().join(folder);
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(file), text).unwrap();
-        };
-        put("slurm/job_1", "memory.max", "4096\n");
-        put("slurm/job_1/step_0", "memory.max", "max\n");
-        put("memory/box", "memory.limit_in_bytes", "9223372036854771712\n");
-        assert_eq!(memory_limit(root.path(), "0::/slurm/job_1/step_0\n"), Some(4096));
-        assert_eq!(memory_limit(root.path(), "5:cpu,memory:/box\n4:pids:/box\n"), None);
-        put("memory/box", "memory.limit_in_bytes", "1024\n");
-        assert_eq!(memory_limit(root.path(), "5:cpu,memory:/box\n0::/\n"), Some(1024));
-        assert_eq!(memory_limit(root.path(), "nonsense"), None);
     }
 }

@@ -187,7 +187,11 @@ mod tests {
                 match desk.claim(true, Progress::default()) {
                     NO_MORE => break,
                     NO_SHARE => std::thread::yield_now(),
-                    share => shares.push(share),
+                    share => {
+                        shares.push(share);
+                        // Work takes time, in which the others come to speak.
+                        std::thread::sleep(Duration::from_micros(100));
+                    }
                 }
             }
             desk.leave(own, Progress::default());

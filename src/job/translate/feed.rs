@@ -210,7 +210,7 @@ mod tests {
         };
         for (groups, ranks) in [(1, 1), (1, 3), (2, 1), (3, 2)] {
             for targets in [1, 2] {
-                for done in [vec![], vec![3..8, 11..12], vec![0..1]] {
+                for done in [vec![], vec![3..8, 11..12], vec![0..1, 2..3]] {
                     let found = play(35, groups, ranks, targets, &done);
                     assert_eq!(
                         found,

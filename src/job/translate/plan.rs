@@ -56,6 +56,61 @@ impl Prepared {
     }
 }
 
+/// What a checkpoint is, in lines for people (`sluice doctor --model`); all that a run would refuse is refused.
+///
+/// # Errors
+/// Anything amiss with the folder.
+pub fn describe(dir: &Path) -> Result<Vec<String>> {
+    let (checkpoint, config, tokenizer) = open_folder(dir)?;
+    GenerationDefaults::load(dir)?;
+    let elements = |expert: bool| -> usize {
+        let all = inventory::inventory(&config).into_iter();
+        all.filter(|t| (t.owner != inventory::Owner::Dense) == expert)
+            .map(|t| t.elements())
+            .sum()
+    };
+    let (dense, experts) = (elements(false) as f64, elements(true) as f64);
+    let layers = config.moe_layers().len();
+    let gib = |elements: f64, bytes: f64| elements * bytes / (1u64 << 30) as f64;
+    let mut lines = vec![
+        format!(
+            "nllb-moe, {:.1} M parameters stored in {}: {} + {} layers, {layers} of them with {} experts, top-2",
+            (dense + experts) / 1e6,
+            checkpoint.stored_dtype().name(),
+            config.encoder_layers,
+            config.decoder_layers,
+            config.num_experts
+        ),
+        format!(
+            "{} languages, vocabulary {}",
+            tokenizer.languages().len(),
+            config.vocab_size
+        ),
+        format!(
+            "weights of each of N ranks: {:.2} GiB + {:.2} GiB / N in bf16, twice that in f32; caches come on top",
+            gib(dense, 2.0),
+            gib(experts, 2.0)
+        ),
+    ];
+    lines.extend(config.drops_tokens());
+    Ok(lines)
+}
+
+fn open_folder(dir: &Path) -> Result<(Checkpoint, NllbMoeConfig, Tokenizer)> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let config = NllbMoeConfig::from_json(&read_json(dir, "config.json")?, &dir.join("config.json"))?;
+    inventory::check(&checkpoint, &config)?;
+    let tokenizer = Tokenizer::load(dir)?;
+    ensure!(
+        tokenizer.vocab_size() <= config.vocab_size,
+        "{}: tokenizer.json has {} tokens, config.json a vocab_size of {}: they don't belong together",
+        dir.display(),
+        tokenizer.vocab_size(),
+        config.vocab_size
+    );
+    Ok((checkpoint, config, tokenizer))
+}
+
 impl Model {
     /// Opens and checks a checkpoint; no weights are read.
     ///
@@ -63,17 +118,7 @@ impl Model {
     /// Anything amiss with it, or with settings that it doesn't know.
     pub fn open(args: &TranslateArgs) -> Result<Model> {
         let dir = &args.model;
-        let checkpoint = Checkpoint::open(dir)?;
-        let config = NllbMoeConfig::from_json(&read_json(dir, "config.json")?, &dir.join("config.json"))?;
-        inventory::check(&checkpoint, &config)?;
-        let tokenizer = Tokenizer::load(dir)?;
-        ensure!(
-            tokenizer.vocab_size() <= config.vocab_size,
-            "{}: tokenizer.json has {} tokens, config.json a vocab_size of {}: they don't belong together",
-            dir.display(),
-            tokenizer.vocab_size(),
-            config.vocab_size
-        );
+        let (checkpoint, config, tokenizer) = open_folder(dir)?;
         let defaults = GenerationDefaults::load(dir)?;
         let mut warnings: Vec<String> = config.drops_tokens().into_iter().collect();
         warnings.extend(defaults.not_followed.iter().map(|what| {

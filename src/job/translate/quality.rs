@@ -5,7 +5,7 @@ use crate::metrics::bleu::BleuStats;
 use crate::metrics::chrf::ChrfStats;
 use crate::results::{Judge, Metric, MetricValue, Row, Status};
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Reads rows in order beside their references.
 #[derive(Default)]
@@ -35,7 +35,7 @@ struct References {
 }
 
 impl References {
-    fn open(path: &PathBuf) -> Result<References> {
+    fn open(path: &Path) -> Result<References> {
         let scan = scan(path, WindowLimits::default(), &mut |_, _| ())?;
         Ok(References {
             reader: WindowReader::open(&scan)?,

@@ -5,7 +5,7 @@ use super::plan::{dtype_name, Model};
 use super::quality::Quality;
 use crate::cli::translate::TranslateArgs;
 use crate::comm::{gather_texts, mpi, Comm};
-use crate::metrics::meter::{memory_now, peak_memory};
+use crate::metrics::memory;
 use crate::moe::Context;
 use crate::results::Status;
 use anyhow::{Context as _, Result};
@@ -62,7 +62,7 @@ impl Meterman {
                 self.total,
                 100.0 * rows as f64 / self.total as f64,
                 clock(left),
-                size(memory_now())
+                size(memory::now())
             );
         }
     }
@@ -87,6 +87,7 @@ pub struct RankSummary {
     threads: usize,
     isa: String,
     seconds: f64,
+    cpu_seconds: f64,
     rows: u64,
     tokens: u64,
     loads: Vec<Vec<u64>>,
@@ -102,6 +103,8 @@ pub struct Run {
     pub caches: u64,
     /// Wall time from the first batch to the last closed segment.
     pub seconds: f64,
+    /// CPU time of its threads meanwhile.
+    pub cpu_seconds: f64,
     /// What its group did.
     pub progress: Progress,
 }
@@ -116,12 +119,13 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         rank: world.rank(),
         group: run.group,
         phases: ctx.meter.rows().map(|(name, s, b)| (name.to_string(), s, b)).collect(),
-        peak_memory: peak_memory(),
+        peak_memory: memory::peak(),
         weights: run.weights,
         caches: run.caches,
         threads: ctx.device.threads(),
         isa: ctx.device.isa().name().to_string(),
         seconds: run.seconds,
+        cpu_seconds: run.cpu_seconds,
         rows: if leader { run.progress.rows } else { 0 },
         tokens: if leader { run.progress.tokens } else { 0 },
         loads: ctx.loads.clone(),
@@ -178,6 +182,7 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
             "all_tokens": quality.map(|q| q.tokens),
             "by_status": quality.map(|q| Status::ALL.iter().zip(q.statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
             "metrics": quality.map(|q| q.figures().into_iter().map(|(n, x)| (n, json!(x))).collect::<serde_json::Map<_, _>>()),
+            "cpu_seconds": ranks.iter().map(|r| r.cpu_seconds).collect::<Vec<_>>(),
             "phases": phases.collect::<Vec<_>>(),
             "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
             "weight_bytes": ranks.iter().map(|r| r.weights).collect::<Vec<_>>(),
@@ -192,7 +197,7 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
         "isa": ranks.iter().map(|r| r.isa.clone()).collect::<Vec<_>>(),
         "versions": {"sluice": env!("CARGO_PKG_VERSION"), "mpi": mpi::library(), "hdf5": hdf5_version()},
         "git_hash": option_env!("SLUICE_GIT_HASH"),
-        "date": date(),
+        "date": jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
         "environment": environment,
     })
 }
@@ -278,19 +283,13 @@ fn hdf5_version() -> String {
     format!("{a}.{b}.{c}")
 }
 
-/// Now, as seconds since 1970 and in words.
-fn date() -> Value {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    json!(now)
-}
-
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        b if b >= (1u64 << 30) as f64 => format!("{:.1} GiB", b / (1u64 << 30) as f64),
-        b => format!("{:.0} MiB", b / (1u64 << 20) as f64),
+    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) if bytes < 10 * unit => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        Some((unit, name)) => format!("{:.0} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} bytes"),
     }
 }
 
@@ -300,5 +299,50 @@ fn clock(seconds: f64) -> String {
     match s {
         0..60 => format!("{seconds:.1} s"),
         _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(loads: Vec<Vec<u64>>) -> RankSummary {
+        RankSummary {
+            rank: 0,
+            group: 0,
+            phases: Vec::new(),
+            peak_memory: 0,
+            weights: 0,
+            caches: 0,
+            threads: 1,
+            isa: String::new(),
+            seconds: 1.0,
+            cpu_seconds: 1.0,
+            rows: 0,
+            tokens: 0,
+            loads,
+        }
+    }
+
+    #[test]
+    fn imbalance_is_the_largest_load_over_the_mean_of_all_ranks() {
+        let ranks = [
+            rank(vec![vec![3, 1, 0, 0], vec![0; 4]]),
+            rank(vec![vec![3, 1, 0, 0], vec![0; 4]]),
+        ];
+        assert_eq!(imbalance(&ranks), [3.0, 0.0]);
+        assert!(imbalance(&[]).is_empty());
+    }
+
+    #[test]
+    fn figures_for_people() {
+        assert_eq!(
+            [size(5), size(2048), size(15 << 20), size(3 << 29)],
+            ["5 bytes", "2.0 KiB", "15 MiB", "1.5 GiB"]
+        );
+        assert_eq!(
+            [clock(59.94), clock(60.0), clock(3725.9)],
+            ["59.9 s", "0:01:00", "1:02:05"]
+        );
     }
 }

@@ -118,7 +118,7 @@ impl NllbMoeConfig {
             Stack::Encoder => self.encoder_sparse_step,
             Stack::Decoder => self.decoder_sparse_step,
         };
-        step > 0 && (i + 1) % step == 0
+        step > 0 && (i + 1).is_multiple_of(step)
     }
 
     /// Layers of a stack.
@@ -180,10 +180,13 @@ impl NllbMoeConfig {
     /// What no single key shows to be wrong.
     fn check_sizes(&self, fields: &Fields<'_>) -> Result<()> {
         // The sinusoid has d_model / 2 frequencies for sine and cosine each.
-        ensure!(self.d_model % 2 == 0, fields.refuse("d_model", "an even number"));
+        ensure!(
+            self.d_model.is_multiple_of(2),
+            fields.refuse("d_model", "an even number")
+        );
         for stack in Stack::BOTH {
             let key = format!("{}_attention_heads", stack.name());
-            let divides = self.d_model % self.attention_heads(stack) == 0;
+            let divides = self.d_model.is_multiple_of(self.attention_heads(stack));
             ensure!(
                 divides,
                 fields.refuse(&key, &format!("a number that divides d_model ({})", self.d_model))

@@ -1,0 +1,57 @@
+//! The memory budget: what a rank may hold at most, measured as the peak of its resident set.
+
+use crate::place::{bundled, Place};
+use serde_json::Value;
+use sluicegate::checkpoint::read_json;
+use sluicegate::model::nllb_moe::inventory::{inventory, Owner};
+use sluicegate::model::nllb_moe::NllbMoeConfig;
+use std::fs;
+
+fn numbers(value: &Value) -> Vec<f64> {
+    let list = value.as_array().unwrap_or_else(|| panic!("numbers, found {value}"));
+    list.iter().map(|v| v.as_f64().expect("a number")).collect()
+}
+
+#[test]
+fn ranks_keep_their_memory_budget_and_share_the_experts() {
+    let Some(place) = Place::new() else { return };
+    let dir = bundled("en-fr-de");
+    let config = read_json(&dir, "config.json").expect("config.json");
+    let config = NllbMoeConfig::from_json(&config, &dir.join("config.json")).expect("config");
+    let (mut dense, mut experts) = (0.0, 0.0);
+    for tensor in inventory(&config) {
+        let bytes = 4.0 * tensor.elements() as f64;
+        match tensor.owner {
+            Owner::Dense => dense += bytes,
+            Owner::Expert { .. } => experts += bytes,
+        }
+    }
+    for (ranks, flags) in [(1, ""), (2, "--num-beams 4")] {
+        let report = place.arg(&format!("{ranks}.json"));
+        let flags = format!("--source eng_Latn --target fra_Latn --dtype f32 --report {report} {flags}");
+        place.rows(ranks, &dir, &bundled("demo/demo.eng"), &format!("{ranks}.h5"), &flags);
+        let report: Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
+        let of = |name: &str| numbers(&report["results"][name]);
+        let (peak, weights, caches) = (of("peak_memory_bytes"), of("weight_bytes"), of("cache_bytes_at_most"));
+        assert_eq!((peak.len(), weights.len(), caches.len()), (ranks, ranks, ranks));
+        for rank in 0..ranks {
+            let allowed = 1.15 * weights[rank] + caches[rank] + 250e6;
+            assert!(
+                peak[rank] <= allowed,
+                "rank {rank} of {ranks}: {} of {allowed} bytes",
+                peak[rank]
+            );
+            assert!(
+                peak[rank] > weights[rank],
+                "rank {rank} of {ranks} cannot hold its weights in {}",
+                peak[rank]
+            );
+        }
+        // Norms are not counted, and packing fills up to whole lines.
+        let (held, wanted) = (weights.iter().sum::<f64>(), ranks as f64 * dense + experts);
+        assert!(
+            (held / wanted - 1.0).abs() < 0.01,
+            "{ranks} ranks hold {held} bytes, the checkpoint {wanted}"
+        );
+    }
+}
