@@ -729,8 +729,14 @@ fn rows_are_shown_in_every_format() {
     assert!(String::from_utf8_lossy(&said).contains("4 rows from 1 segments"));
     assert_eq!(show(&out, ShowFormat::Text, false), "ligne 0\nligne 1\nligne 2\n\n");
     let tsv = show(&out, ShowFormat::Tsv, false);
-    assert_eq!(tsv.lines().next(), Some("index\tstatus\tscore\tsource\toutput"));
-    assert_eq!(tsv.lines().nth(2), Some("1\tok\t-0.33333334\tline 1   é x\tligne 1"));
+    assert_eq!(
+        tsv.lines().next(),
+        Some("index\tstatus\tscore\ttarget_lang\tsource\toutput")
+    );
+    assert_eq!(
+        tsv.lines().nth(2),
+        Some("1\tok\t-0.33333334\tdeu_Latn\tline 1   é x\tligne 1")
+    );
     let jsonl = show(&out, ShowFormat::Jsonl, false);
     let second: serde_json::Value = serde_json::from_str(jsonl.lines().nth(2).expect("a line")).expect("JSON");
     assert_eq!(second["ids"], json!([2, 1002]));

@@ -43,7 +43,13 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let threads = args
         .threads
         .unwrap_or_else(|| launch::default_threads(&bindings, world.rank()));
-    let model = agree(world, refuse_device(args).and_then(|()| Model::open(args)))?;
+    // What is quick to see is refused first; one rank looks at the file system.
+    let files = match world.rank() {
+        0 => check::files(args),
+        _ => Ok(()),
+    };
+    agree(world, files.and_then(|()| refuse_device(args)))?;
+    let model = agree(world, Model::open(args))?;
     let (prepared, parts) = agree(world, prepare(args, &model, world))?;
     let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
         if world.rank() == 0 {
@@ -122,10 +128,7 @@ fn prepare(args: &TranslateArgs, model: &Model, world: &dyn Comm) -> Result<(Pre
     let mut own = None;
     let mut error = None;
     if world.rank() == 0 {
-        match fail_point("prepare")
-            .and_then(|()| check::files(args))
-            .and_then(|()| plan::prepare(args, model))
-        {
+        match fail_point("prepare").and_then(|()| plan::prepare(args, model)) {
             Ok((prepared, parts)) => {
                 bytes = serde_json::to_vec(&prepared)?;
                 own = parts;
