@@ -4,8 +4,8 @@ use serde_json::json;
 use sluicegate::job;
 use sluicegate::job::show::{ShowFormat, ShowOptions};
 use sluicegate::results::{
-    merge, parts_path, write_metrics, DoneRows, JobIdentity, Metric, MetricValue, Opened, Parts, Phase, Results,
-    RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Tally, Timing,
+    merge, parts_path, DoneRows, JobIdentity, Judge, Metric, MetricValue, Opened, Parts, Phase, Results, RoutingLayout,
+    Row, RowRoutes, SegmentName, Status, StepCounts, Tally, Timing,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -661,40 +661,50 @@ fn a_score_job_has_no_output_text() {
     assert!(!show(&out, ShowFormat::Jsonl, false).contains("\"output\""));
 }
 
+/// Sees rows in order, and says what it is told to say.
+struct Told(Vec<Metric>, Vec<u64>);
+
+impl Judge for Told {
+    fn see(&mut self, rows: &[Row]) -> anyhow::Result<()> {
+        self.1.extend(rows.iter().map(|row| row.index));
+        Ok(())
+    }
+
+    fn metrics(&mut self) -> anyhow::Result<Vec<Metric>> {
+        Ok(self.0.clone())
+    }
+}
+
 #[test]
-fn metrics_are_added_and_replaced() {
+fn metrics_are_made_from_all_rows_in_order() {
     let folder = folder();
     let out = folder.path().join("out.h5");
     let metric = |name: &str, value| Metric {
         name: name.into(),
         value,
     };
-    let (parts, _) = open(&out, 1);
-    write(&parts, 0, 0, vec![row(0)]);
-    parts
-        .merge(&mut MergeExtra {
-            metrics: vec![metric("BLEU", MetricValue::Number(1.0))],
-        })
-        .expect("a merge");
-    let before = datasets(&out);
-    let added = [
+    let (parts, _) = open(&out, 3);
+    write(&parts, 0, 0, vec![row(2)]);
+    write(&parts, 0, 1, vec![row(0), row(1)]);
+    let told = [
         metric("BLEU", MetricValue::Number(33.25)),
         metric("BLEU_signature", MetricValue::Text("nrefs:1|tok:13a".into())),
         metric("tokens", MetricValue::Count(1 << 40)),
     ];
-    write_metrics(&out, &added).expect("metrics");
+    let mut judge = Told(told.to_vec(), Vec::new());
+    parts.merge(&mut judge).expect("a merge");
+    assert_eq!(judge.1, [0, 1, 2]);
     assert_eq!(
         Results::open(&out)
             .and_then(|results| results.metrics())
             .expect("metrics"),
-        added
+        told
     );
-    assert_eq!(datasets(&out), before);
     let summary = show(&out, ShowFormat::Text, true);
     for line in [
         "BLEU  33.25",
-        "1 ok",
-        "tokens   0",
+        "3 ok",
+        "tokens   ",
         "gate",
         "batch_tokens = 512",
         "encoder.layers.3",

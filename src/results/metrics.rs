@@ -1,12 +1,10 @@
 //! `/metrics`: figures that say how good the results are, as attributes.
 
 use super::attribute::{get_number, get_text, set_number, set_text};
-use super::reader::Results;
 use super::writer::make_group;
 use anyhow::{Context, Result};
 use hdf5::types::TypeDescriptor;
 use hdf5::File;
-use std::path::Path;
 
 /// A figure or text under `/metrics`.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,26 +24,6 @@ pub enum MetricValue {
     Count(u64),
     /// A text, such as a signature.
     Text(String),
-}
-
-/// Adds metrics to a finished file, replacing those of the same name. The file is changed in place: a kill in these
-/// milliseconds would leave it damaged, so that metrics known earlier are better given to `merge`.
-///
-/// # Errors
-/// The file is not a finished result, or not writable.
-pub fn write_metrics(out: &Path, metrics: &[Metric]) -> Result<()> {
-    drop(Results::open(out)?);
-    let context = || {
-        format!(
-            "cannot change {}: is it writable, and open nowhere else?",
-            out.display()
-        )
-    };
-    let file = File::open_rw(out).with_context(context)?;
-    put_metrics(&file, metrics)?;
-    file.flush().with_context(context)?;
-    file.close().with_context(context)?;
-    super::durable::sync_file(out)
 }
 
 /// Writes metrics into an open file.

@@ -27,7 +27,7 @@ mod writer;
 pub use done::DoneRows;
 pub use identity::JobIdentity;
 pub use merge::{merge, Judge, MergeSummary, Tally};
-pub use metrics::{write_metrics, Metric, MetricValue};
+pub use metrics::{Metric, MetricValue};
 pub use parts::{parts_path, Opened, Parts, SegmentName};
 pub use reader::{Results, RowBlocks};
 pub use row::{Phase, RoutingLayout, Row, RowRoutes, Status, StepCounts, Timing, TimingEntry};
