@@ -40,9 +40,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let warnings = agree(world, launch::check_size(&environment, world.rank(), world.size()))?;
     let groups = agree(world, check::groups(world.size(), args.expert_parallel))?;
     let bindings = affinity::everybody(world)?;
-    let threads = args
-        .threads
-        .unwrap_or_else(|| launch::default_threads(&bindings, world.rank()));
+    let threads_of = |rank| args.threads.unwrap_or_else(|| launch::default_threads(&bindings, rank));
     // What is quick to see is refused first; one rank looks at the file system.
     let files = match world.rank() {
         0 => check::files(args),
@@ -59,13 +57,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
         return Ok(Exit::Done);
     };
     if world.rank() == 0 {
-        let threads: Vec<usize> = bindings
-            .iter()
-            .map(|b| {
-                args.threads
-                    .unwrap_or_else(|| launch::default_threads(&bindings, b.rank))
-            })
-            .collect();
+        let threads: Vec<usize> = bindings.iter().map(|b| threads_of(b.rank)).collect();
         let binding = launch::binding_warnings(&environment, &bindings, &threads);
         warnings
             .iter()
@@ -84,7 +76,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
         args,
         world,
         groups,
-        threads,
+        threads: threads_of(world.rank()),
         neighbours,
         prepared: &prepared,
         kept,
@@ -233,7 +225,7 @@ impl Started<'_> {
         let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu_started);
         let end = self.settle(end, rank.desk.take(), progress.get());
         meterman.borrow().finish();
-        let end = agree(world, end)?;
+        let end = end?;
         let run = Run {
             group,
             weights,
