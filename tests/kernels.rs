@@ -364,7 +364,7 @@ impl Case {
 #[test]
 fn attention_equals_double_precision_whatever_names_the_rows() {
     let spans = [(0, 70), (3, 1), (10, 17), (0, 0), (69, 1), (1, 33), (2, 4), (5, 64)];
-    for (heads, head_dim) in [(1, 7), (2, 16), (3, 20), (4, 64), (2, 80), (1, 128)] {
+    for (heads, head_dim) in [(1, 7), (2, 16), (3, 20), (4, 64), (6, 64), (2, 80), (3, 128)] {
         let case = Case::new(heads, head_dim, spans.len());
         let tables: Vec<Vec<u32>> = spans
             .iter()
@@ -441,6 +441,31 @@ fn attention_does_not_depend_on_company_order_or_threads() {
         );
     }
     assert!(case.run(&one, &[]).is_empty());
+}
+
+#[test]
+fn queries_that_share_their_rows_attend_as_if_alone() {
+    for (heads, head_dim) in [(6, 64), (3, 128), (2, 20)] {
+        let width = heads * head_dim;
+        let case = Case::new(heads, head_dim, 150);
+        // Long runs of one range, each of another length; then the same rows one query at a time.
+        let spans: Vec<KeyRows> = (0..150).map(|i| KeyRows::Range(i / 40, 20 + i / 40)).collect();
+        for threads in [1, 2] {
+            let cpu = Cpu::new(threads).unwrap();
+            let together = case.run(&cpu, &spans);
+            for (i, rows) in spans.iter().enumerate() {
+                let single = Case {
+                    q: case.q[i * width * 3..][..width].to_vec(),
+                    kv: case.kv.clone(),
+                    ..case
+                };
+                assert!(
+                    bits(&single.run(&cpu, &[*rows])) == bits(&together[i * width..][..width]),
+                    "{heads} x {head_dim}, query {i}, {threads} threads"
+                );
+            }
+        }
+    }
 }
 
 #[test]
