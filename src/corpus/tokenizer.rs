@@ -65,6 +65,9 @@ impl Tokenizer {
 
         let config_path = dir.join("tokenizer_config.json");
         let config = read_json(dir, "tokenizer_config.json")?;
+        if !config.is_object() {
+            bail!("{}: holds no JSON object; fetch the file again", config_path.display());
+        }
         let eos_token = token_content(&config, "eos_token").unwrap_or("</s>");
         let eos = library.token_to_id(eos_token).with_context(|| {
             format!(
