@@ -51,6 +51,17 @@ fn damage_is_refused_before_work() {
     place.refused(2, &length, &input, FRENCH, &["model.safetensors"]);
 
     place.refused(2, &place.path("nowhere"), &input, FRENCH, &["nowhere"]);
+
+    let outside = sound().save(&place, "outside");
+    let path = outside.join("generation_config.json");
+    fs::write(path, "{\"decoder_start_token_id\": 99999999, \"eos_token_id\": 2}").expect("written");
+    place.refused(2, &outside, &input, FRENCH, &["generation_config.json", "99999999"]);
+
+    let other = sound().save(&place, "other");
+    let path = other.join("tokenizer.json");
+    let tokenizer = fs::read_to_string(&path).expect("a tokenizer");
+    fs::write(path, tokenizer.replacen("\"▁analys\": 8051", "\"▁analys\": 50000", 1)).expect("written");
+    place.refused(2, &other, &input, FRENCH, &["tokenizer.json", "50000", "vocab_size"]);
 }
 
 /// Only the last rank reads that expert, so it alone finds the NaN; with two groups, one rank of each does.

@@ -158,10 +158,38 @@ fn rows_that_cannot_be_used_are_refused_or_kept_as_failed() {
             assert_eq!(row.ids.is_empty(), failed, "{name}, row {i}");
         }
         assert_lines(&place, &out, rows.len());
-        // Finished, it is left alone.
+        // Finished, it is left alone; that some rows failed is not forgotten.
         let again = place.translate(2, &model, &input, &out, &format!("{FRENCH} --on-error skip"));
-        assert!(again.ok().contains("finished already"));
+        assert!(
+            again.code == 1 && again.stdout.contains("finished already"),
+            "{again:#?}"
+        );
+        // Merged later, the exit codes are the same.
+        let later = format!("later-{out}");
+        let flags = format!("{FRENCH} --on-error skip --no-merge");
+        assert_eq!(place.translate(2, &model, &input, &later, &flags).code, 1);
+        assert_eq!(place.sluice(&[], &["merge", &place.arg(&later)]).code, 1);
+        assert_eq!(crate::place::read(&place.path(&later)), rows);
     }
+}
+
+#[test]
+fn rows_without_a_language_are_refused_or_kept_as_failed() {
+    let Some((place, model)) = place() else { return };
+    let text = "text\ttarget_lang\nfirst\tfra_Latn\n\t\nthird\t\nfourth\tdeu_Latn\n";
+    let input = place.write("in.tsv", text);
+    let source = "--source eng_Latn --max-new-tokens 4";
+    place.refused(2, &model, &input, source, &["--target", "in.tsv, line 4"]);
+    let end = place.translate(2, &model, &input, "out.h5", &format!("{source} --on-error skip"));
+    assert_eq!(end.code, 1, "{end:#?}");
+    let statuses: Vec<Status> = crate::place::read(&place.path("out.h5"))
+        .iter()
+        .map(|r| r.status)
+        .collect();
+    assert_eq!(statuses[1..3], [Status::Blank, Status::Failed]);
+    // A language for all covers the rows that name none.
+    let end = place.translate(2, &model, &input, "all.h5", &format!("{source} --target fra_Latn"));
+    assert_eq!(end.code, 0, "{end:#?}");
 }
 
 #[test]
