@@ -219,21 +219,21 @@ fn length_settings_inside_tokenizer_json_are_left_out() {
 fn a_torn_tokenizer_is_refused() {
     let dir = TempDir::new().unwrap();
     let message = |dir: &TempDir| format!("{:#}", Tokenizer::load(dir.path()).err().expect("must be refused"));
-    assert!(message(&dir).contains("tokenizer.json: cannot read"));
-    for torn in [
-        "",
-        "{\"version\": \"1.0\"",
-        "{}",
-        "version https://git-lfs.github.com/spec/v1",
+    assert!(message(&dir).contains("tokenizer.json: a model folder needs this file"));
+    for (torn, said) in [
+        ("", "not valid JSON"),
+        ("{\"version\": \"1.0\"", "not valid JSON"),
+        ("{}", "no tokenizer that can be understood"),
+        ("version https://git-lfs.github.com/spec/v1", "git lfs pull"),
     ] {
         fs::write(dir.path().join("tokenizer.json"), torn).unwrap();
-        assert!(message(&dir).contains("no tokenizer that can be understood"), "{torn}");
+        assert!(message(&dir).contains(said), "{torn}: {}", message(&dir));
     }
     let Some(checkpoint) = shared("oracle/ckpt/nllb-moe-s1") else {
         return;
     };
     fs::copy(checkpoint.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
-    assert!(message(&dir).contains("tokenizer_config.json: cannot read"));
+    assert!(message(&dir).contains("tokenizer_config.json: a model folder needs this file"));
     fs::write(dir.path().join("tokenizer_config.json"), "[]").unwrap();
     assert!(message(&dir).contains("no JSON object"));
 }

@@ -158,7 +158,8 @@ fn not_followed(fields: &Fields<'_>) -> Vec<String> {
     let none = Value::Array(Vec::new());
     let number = |n: f64| Value::from(n);
     let neutral = [
-        ("do_sample", off),
+        ("do_sample", off.clone()),
+        ("renormalize_logits", off),
         ("num_beam_groups", number(1.0)),
         ("diversity_penalty", number(0.0)),
         ("repetition_penalty", number(1.0)),

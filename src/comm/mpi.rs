@@ -1,4 +1,5 @@
-//! Ranks over MPI. The only place that calls it; everything from the main thread (`MPI_THREAD_FUNNELED`).
+//! Ranks over MPI. The only place that calls it; everything from the main thread (`MPI_THREAD_FUNNELED`), but for the
+//! `MPI_Abort` of a thread that panics, after which there is nothing left to go wrong.
 
 use super::{Comm, Part};
 use ::mpi::ffi;

@@ -85,6 +85,10 @@ pub struct Scan {
     pub problems: Vec<Problem>,
     /// How many rows cannot be used.
     pub problem_count: u64,
+    /// The first line, from 1, of a usable row that names no source language.
+    pub without_source: Option<u64>,
+    /// The first line, from 1, of a usable row that names no target language.
+    pub without_target: Option<u64>,
     /// Source language codes that rows name, each with the number of the first such line (from 1).
     pub source_langs: BTreeMap<String, u64>,
     /// Target language codes, likewise.
@@ -159,6 +163,8 @@ pub fn scan_as(
         windows: Vec::new(),
         problems: Vec::new(),
         problem_count: 0,
+        without_source: None,
+        without_target: None,
         source_langs: BTreeMap::new(),
         target_langs: BTreeMap::new(),
         columns: None,
@@ -262,19 +268,30 @@ impl Pass {
     fn count(&mut self, record: Record) {
         let line = self.scan.format.line_of(record.index);
         self.scan.rows += 1;
-        self.scan.blank += u64::from(record.problem.is_none() && record.is_blank());
+        let blank = record.problem.is_none() && record.is_blank();
+        self.scan.blank += u64::from(blank);
+        let needs_languages = record.problem.is_none() && !blank;
         if let Some(what) = record.problem {
             self.scan.problem_count += 1;
             if self.scan.problems.len() < DESCRIBED {
                 self.scan.problems.push(Problem { line, what });
             }
         }
-        for (lang, seen) in [
-            (record.source_lang, &mut self.scan.source_langs),
-            (record.target_lang, &mut self.scan.target_langs),
+        let Scan {
+            source_langs,
+            target_langs,
+            without_source,
+            without_target,
+            ..
+        } = &mut self.scan;
+        for (lang, seen, without) in [
+            (record.source_lang, source_langs, without_source),
+            (record.target_lang, target_langs, without_target),
         ] {
-            if let Some(code) = lang {
-                seen.entry(code).or_insert(line);
+            match lang {
+                Some(code) => drop(seen.entry(code).or_insert(line)),
+                None if needs_languages => drop(without.get_or_insert(line)),
+                None => {}
             }
         }
     }

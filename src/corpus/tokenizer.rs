@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::read_json;
 use anyhow::{anyhow, bail, Context, Result};
 use serde_json::Value;
 use tokenizers::{PostProcessorWrapper, Tokenizer as Library};
@@ -49,19 +50,13 @@ impl Tokenizer {
     /// room for text.
     pub fn load(dir: &Path) -> Result<Tokenizer> {
         let path = dir.join("tokenizer.json");
-        let text = std::fs::read(&path).with_context(|| {
-            format!(
-                "{}: cannot read the tokenizer; fetch the checkpoint again",
-                path.display()
-            )
-        })?;
-        let mut library = Library::from_bytes(&text).map_err(|e| {
+        let file = read_json(dir, "tokenizer.json")?;
+        let mut library: Library = serde_json::from_value(file.clone()).map_err(|e| {
             anyhow!(
                 "{}: no tokenizer that can be understood ({e}); fetch the file again",
                 path.display()
             )
         })?;
-        let file: Value = serde_json::from_slice(&text).with_context(|| format!("{}: not JSON", path.display()))?;
         library.with_post_processor(None::<PostProcessorWrapper>);
         library.with_padding(None);
         library
@@ -69,7 +64,10 @@ impl Tokenizer {
             .map_err(|e| anyhow!("{}: {e}", path.display()))?;
 
         let config_path = dir.join("tokenizer_config.json");
-        let config = read_config(&config_path)?;
+        let config = read_json(dir, "tokenizer_config.json")?;
+        if !config.is_object() {
+            bail!("{}: holds no JSON object; fetch the file again", config_path.display());
+        }
         let eos_token = token_content(&config, "eos_token").unwrap_or("</s>");
         let eos = library.token_to_id(eos_token).with_context(|| {
             format!(
@@ -200,21 +198,14 @@ impl Tokenizer {
         Ok(if self.clean_up { clean_up_spaces(text) } else { text })
     }
 
-    /// How many tokens there are, added ones included. A model's own vocabulary may be padded beyond it.
+    /// One more than the highest id, added tokens included. A model's own vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
-        self.library.get_vocab_size(true)
+        self.library
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .map_or(0, |id| id as usize + 1)
     }
-}
-
-fn read_config(path: &Path) -> Result<Value> {
-    let text = std::fs::read(path)
-        .with_context(|| format!("{}: cannot read it; fetch the checkpoint again", path.display()))?;
-    let config: Value =
-        serde_json::from_slice(&text).with_context(|| format!("{}: not JSON; fetch the file again", path.display()))?;
-    if !config.is_object() {
-        bail!("{}: holds no JSON object; fetch the file again", path.display());
-    }
-    Ok(config)
 }
 
 /// A token of the config, which is written as a string or as an object with `content`.

@@ -79,7 +79,7 @@ impl Limits {
     /// # Errors
     /// When not even one sentence fits: the bytes that it needs.
     pub fn fit(self, room: u64, settings: &Settings, layers: usize, d_model: usize) -> Result<Limits, u64> {
-        let bytes = |outputs| Limits { outputs, ..self }.cache_bytes(settings, layers, d_model) as u64;
+        let bytes = |outputs| Limits { outputs, ..self }.cache_bytes(settings, layers, d_model);
         let most = (1..=self.outputs / self.per_sentence)
             .rev()
             .map(|n| n * self.per_sentence);
@@ -90,9 +90,10 @@ impl Limits {
     }
 
     /// The most bytes the caches can come to hold: generated tokens of all outputs at full length, and source tokens.
-    pub fn cache_bytes(&self, settings: &Settings, layers: usize, d_model: usize) -> usize {
-        let own = self.outputs * settings.max_length.saturating_sub(1) * settings.beams;
-        (own + self.tokens) * Caches::row_bytes(layers, d_model)
+    pub fn cache_bytes(&self, settings: &Settings, layers: usize, d_model: usize) -> u64 {
+        let own = (self.outputs as u64).saturating_mul(settings.slot_rows() as u64);
+        let rows = own.saturating_add(self.tokens as u64);
+        rows.saturating_mul(Caches::row_bytes(layers, d_model) as u64)
     }
 }
 
@@ -136,7 +137,7 @@ impl Batch {
     /// An empty batch for a model.
     pub fn new(settings: Settings, limits: Limits, model: &dyn EncoderDecoder) -> Batch {
         let (layers, d_model) = (model.decoder_layers(), model.d_model());
-        let slot = settings.max_length.saturating_sub(1).max(1) * settings.beams;
+        let slot = settings.slot_rows();
         Batch {
             slots: Slots::new(limits.outputs, slot, limits.tokens),
             caches: Caches::new(layers, d_model, limits.outputs * slot, limits.tokens),
@@ -190,9 +191,10 @@ impl Batch {
         self.active.len()
     }
 
-    /// The room for source tokens.
+    /// The room for source tokens: the budget, or what the slots are likely to hold where they are the tighter bound.
     pub fn budget(&self) -> usize {
-        self.limits.tokens
+        let sentences = (self.limits.outputs / self.limits.per_sentence) as f64;
+        self.limits.tokens.min((sentences * self.mean) as usize)
     }
 
     /// Gives places to queued sentences, in order, as far as there is room.
@@ -216,7 +218,7 @@ impl Batch {
 
     /// Room for a single sentence longer than the budget; nothing is in flight now.
     fn widen(&mut self, tokens: usize) {
-        let slot = self.settings.max_length.saturating_sub(1).max(1) * self.settings.beams;
+        let slot = self.settings.slot_rows();
         self.capacity = tokens;
         self.slots = Slots::new(self.limits.outputs, slot, tokens);
         let rows = tokens * 2 * self.d_model;
@@ -425,6 +427,7 @@ mod tests {
             length_penalty: 1.0,
             early_stopping: EarlyStopping::False,
             no_repeat_ngram: 0,
+            forced_eos: None,
             start: 0,
             eos: vec![1],
         };

@@ -156,6 +156,7 @@ mod tests {
             length_penalty: 1.0,
             early_stopping: EarlyStopping::False,
             no_repeat_ngram: 0,
+            forced_eos: None,
             start: 0,
             eos: vec![1],
         }

@@ -26,6 +26,9 @@ pub fn candidates(settings: &Settings, ids: &[u32], logits: &mut [f32]) -> Resul
             ids.len()
         );
     }
+    if let Some(token) = settings.forced_eos.filter(|_| ids.len() + 1 == settings.max_length) {
+        return Ok(vec![Candidate { token, logprob: 0.0 }]);
+    }
     if ids.len() < settings.min_length {
         settings.eos.iter().for_each(|&t| rule_out(logits, t));
     }
@@ -73,6 +76,7 @@ mod tests {
             length_penalty: 1.0,
             early_stopping: EarlyStopping::False,
             no_repeat_ngram: 0,
+            forced_eos: Some(3),
             start: 0,
             eos: vec![1],
         }
@@ -101,6 +105,9 @@ mod tests {
         assert_eq!(late[1], early[0], "ruling out the end changes no other probability");
         let total: f32 = logits.iter().map(|x| x.exp()).sum::<f32>();
         assert!((late[1].logprob - (3.0 - total.ln())).abs() < 1e-5);
+        let last = candidates(&settings(), &[0; 19], &mut logits.clone()).unwrap();
+        assert_eq!(last, [Candidate { token: 3, logprob: 0.0 }], "forced at full length");
+        assert_eq!(get(&[0; 18]).len(), 4);
         assert!(candidates(&settings(), &[0], &mut [0.0, f32::NAN, 1.0, 0.0, 2.0]).is_err());
     }
 }

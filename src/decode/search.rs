@@ -28,6 +28,8 @@ pub struct Settings {
     pub length_penalty: f32,
     /// When beam search ends.
     pub early_stopping: EarlyStopping,
+    /// The token that an output ends with when it reaches its full length, whatever the model says.
+    pub forced_eos: Option<u32>,
     /// No sequence of this many tokens comes twice; 0 is off.
     pub no_repeat_ngram: usize,
     /// First token of every output.
@@ -37,6 +39,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Cache rows of an output at full length: one for each token that is read, for each beam.
+    pub fn slot_rows(&self) -> usize {
+        self.max_length.saturating_sub(1).max(1).saturating_mul(self.beams)
+    }
+
     /// Candidates that each row must offer: enough that `beams` unfinished ones remain.
     pub fn candidates(&self) -> usize {
         match self.beams {

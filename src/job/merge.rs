@@ -21,6 +21,8 @@ pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<u64> {
     let (parts, out) = places(&options.path)?;
     let mut tally = Tally::default();
     let summary = merge(&parts, &out, &mut tally)?;
+    // Standard input was kept for a resume; there is none any more.
+    let _ = std::fs::remove_file(crate::job::translate::spool_of(&out));
     let line = if summary.already {
         format!(
             "{} was complete: removed what was left of {}",

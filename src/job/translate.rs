@@ -11,7 +11,7 @@ use crate::cli::check;
 use crate::cli::exit::Exit;
 use crate::cli::translate::{Device, TranslateArgs};
 use crate::comm::crash::{crash_point, fail_point};
-use crate::comm::{affinity, agree, launch, signal, Comm, ReportedElsewhere};
+use crate::comm::{affinity, agree, gather_texts, launch, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
 use crate::device::Cpu;
 use crate::metrics::memory;
@@ -23,7 +23,7 @@ use crate::results::{Parts, Status};
 use anyhow::{anyhow, bail, Context as _, Result};
 use desk::{Desk, Progress};
 use feed::{Feed, Shares};
-pub use plan::describe;
+pub use plan::{describe, spool_of};
 use plan::{Model, Prepared};
 use quality::Quality;
 use rank::{End, Rank};
@@ -54,7 +54,11 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
             let out = args.output.display();
             let _ = writeln!(stdout(), "{out} is finished already; --overwrite starts it anew");
         }
-        return Ok(Exit::Done);
+        return Ok(if prepared.failed > 0 {
+            Exit::SomeRowsFailed
+        } else {
+            Exit::Done
+        });
     };
     if world.rank() == 0 {
         let threads: Vec<usize> = bindings.iter().map(|b| threads_of(b.rank)).collect();
@@ -114,17 +118,24 @@ fn same_language(args: &TranslateArgs) {
     }
 }
 
+/// Results are equal to the last bit on one instruction set only (collective).
+fn one_instruction_set(world: &dyn Comm, own: &str) {
+    let all: std::collections::BTreeSet<String> = gather_texts(world, own).into_iter().collect();
+    if all.len() > 1 && world.rank() == 0 {
+        let names = all.into_iter().collect::<Vec<_>>().join(", ");
+        log::warn!("ranks have different instruction sets ({names}): the last bits of scores depend on which rank a row is dealt to; SLUICE_ISA names one for all");
+    }
+}
+
 /// Rank 0 prepares and tells the others, who open what it made.
 fn prepare(args: &TranslateArgs, model: &Model, world: &dyn Comm) -> Result<(Prepared, Option<Parts>)> {
     let mut bytes = Vec::new();
     let mut own = None;
     let mut error = None;
     if world.rank() == 0 {
-        match fail_point("prepare").and_then(|()| plan::prepare(args, model)) {
-            Ok((prepared, parts)) => {
-                bytes = serde_json::to_vec(&prepared)?;
-                own = parts;
-            }
+        let made = fail_point("prepare").and_then(|()| plan::prepare(args, model));
+        match made.and_then(|(prepared, parts)| Ok((serde_json::to_vec(&prepared)?, parts))) {
+            Ok((told, parts)) => (bytes, own) = (told, parts),
             Err(e) => error = Some(e),
         }
     }
@@ -164,6 +175,7 @@ impl Started<'_> {
         let group = world.rank() / group_size;
         let comm = world.split(group);
         let device = agree(world, Cpu::new(self.threads))?;
+        one_instruction_set(world, device.isa().name());
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(model, comm.as_ref()));
         let mut net = agree(world, loaded)?;
@@ -178,7 +190,7 @@ impl Started<'_> {
         );
         ctx.meter.since(loading, Phase::Load);
         let limits = agree(world, self.limits(model, &net, self.neighbours as u64))?;
-        let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model()) as u64;
+        let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model());
         let weights = net.bytes();
         if world.rank() == 0 {
             let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
@@ -244,10 +256,7 @@ impl Started<'_> {
         let Some(machine) = memory::machine() else {
             return Ok(wanted);
         };
-        let free = machine.limit.map_or(machine.available, |l| {
-            machine.available.min(l.saturating_sub(memory::now()))
-        });
-        let room = free / neighbours;
+        let room = machine.room(memory::now(), neighbours);
         let (layers, d_model) = (net.decoder_layers(), net.d_model());
         let limits = wanted.fit(room, &model.settings, layers, d_model).map_err(|needed| {
             anyhow!(
@@ -330,7 +339,7 @@ fn finish(
             summary.rows,
             size(summary.bytes)
         );
-        let _ = std::fs::remove_file(plan::spooled(args));
+        let _ = std::fs::remove_file(plan::spool_of(&args.output));
     } else {
         log::info!("left unmerged: sluice merge {}", parts.dir().display());
     }

@@ -32,6 +32,15 @@ pub struct Machine {
     pub limit: Option<u64>,
 }
 
+impl Machine {
+    /// What each of `ranks` equal ranks of this machine may still take, when this one holds `own` bytes: a limit holds
+    /// for all of them together.
+    pub fn room(&self, own: u64, ranks: u64) -> u64 {
+        let below_limit = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(ranks * own));
+        self.available.min(below_limit) / ranks
+    }
+}
+
 /// The memory of this machine, where the system tells.
 pub fn machine() -> Option<Machine> {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -93,6 +102,40 @@ mod tests {
             (Some(32768), Some(16384))
         );
         assert_eq!(meminfo(info, "MemFree"), None);
+    }
+
+    #[test]
+    fn a_limit_is_shared_by_all_ranks() {
+        let machine = Machine {
+            total: 100,
+            available: 80,
+            limit: None,
+        };
+        assert_eq!(machine.room(10, 4), 20);
+        assert_eq!(
+            Machine {
+                limit: Some(60),
+                ..machine
+            }
+            .room(10, 4),
+            5
+        );
+        assert_eq!(
+            Machine {
+                limit: Some(30),
+                ..machine
+            }
+            .room(10, 4),
+            0
+        );
+        assert_eq!(
+            Machine {
+                limit: Some(1000),
+                ..machine
+            }
+            .room(10, 4),
+            20
+        );
     }
 
     #[test]

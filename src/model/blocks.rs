@@ -32,8 +32,8 @@ pub struct Dense {
 impl Dense {
     /// Adds the layer's output for `normed` `[rows, d_model]` to `x`; `hidden` is scratch.
     pub fn apply(&self, device: &Cpu, normed: &[f32], hidden: &mut Vec<f32>, x: &mut [f32]) {
-        let rows = x.len() / self.down.outputs;
-        let hidden = crate::moe::layer::sized(hidden, rows * self.up.outputs);
+        let rows = x.len() / self.down.outputs();
+        let hidden = crate::moe::layer::sized(hidden, rows * self.up.outputs());
         device.linear(normed, &self.up, Epilogue::Relu, hidden);
         device.linear(hidden, &self.down, Epilogue::Add, x);
     }

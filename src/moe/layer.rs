@@ -74,12 +74,12 @@ impl MoeLayer {
     /// A NaN among the router's logits becomes [`Context::failure`]: this rank's tokens are left alone, but it takes
     /// part in all exchanges to come, so that no other rank waits for it.
     pub fn forward(&self, ctx: &mut Context, b: &mut MoeBuffers, normed: &mut Vec<f32>, x: &mut [f32]) {
-        let d = self.router.inputs;
+        let d = self.router.inputs();
         let tokens = x.len() / d;
-        let logits = sized(&mut b.logits, tokens * self.router.outputs);
+        let logits = sized(&mut b.logits, tokens * self.router.outputs());
         ctx.device
             .linear(&normed[..tokens * d], &self.router, Epilogue::Store, logits);
-        let routed = self.rule.route(logits, self.router.outputs, &mut b.routes);
+        let routed = self.rule.route(logits, self.router.outputs(), &mut b.routes);
         if let Err(error) = routed.and_then(|()| fail_point("route")) {
             ctx.failure.get_or_insert_with(|| error.context(self.name.clone()));
         }
@@ -188,7 +188,7 @@ impl MoeLayer {
                 })
                 .collect()
         };
-        let hidden = sized(&mut b.hidden, rows * first.up.outputs);
+        let hidden = sized(&mut b.hidden, rows * first.up.outputs());
         device.grouped_linear(normed, Some(&b.work.source), &group(|e| &e.up), Epilogue::Relu, hidden);
         let outputs = sized(&mut b.outputs, rows * d);
         device.grouped_linear(hidden, None, &group(|e| &e.down), Epilogue::Store, outputs);

@@ -19,6 +19,7 @@ fn settings(mode: &str) -> Settings {
         length_penalty: 1.0,
         early_stopping: EarlyStopping::False,
         no_repeat_ngram: 0,
+        forced_eos: None,
         start: 2,
         eos: vec![2],
     };

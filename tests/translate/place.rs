@@ -48,6 +48,10 @@ impl Place {
         static MPIRUN: OnceLock<bool> = OnceLock::new();
         let there = *MPIRUN.get_or_init(|| Command::new("mpirun").arg("--version").output().is_ok());
         if !there {
+            assert!(
+                std::env::var_os("SLUICE_NO_SKIP").is_none(),
+                "mpirun is not there, and SLUICE_NO_SKIP is set"
+            );
             eprintln!("skipped: mpirun is not there");
             return None;
         }

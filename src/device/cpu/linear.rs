@@ -77,12 +77,9 @@ pub(super) struct Line(pub [u32; 16]);
 /// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`.
 #[derive(Clone)]
 pub struct Linear {
-    /// Length of an input row (k).
-    pub inputs: usize,
-    /// Length of an output row (n).
-    pub outputs: usize,
-    /// What the weights are held in.
-    pub dtype: Dtype,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) dtype: Dtype,
     lines: Vec<Line>,
     /// Padded to whole panels.
     bias: Option<Vec<f32>>,
@@ -132,6 +129,16 @@ impl Linear {
     /// Memory held, in bytes.
     pub fn bytes(&self) -> usize {
         self.lines.len() * size_of::<Line>() + self.bias.as_ref().map_or(0, |b| b.len() * size_of::<f32>())
+    }
+
+    /// Length of an input row (k).
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Length of an output row (n).
+    pub fn outputs(&self) -> usize {
+        self.outputs
     }
 
     /// Row `row` of the original `[outputs, inputs]` matrix as f32 (rounded to the packed type), so that an embedding

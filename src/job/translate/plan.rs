@@ -7,10 +7,11 @@ use crate::corpus::{self, Scan, Tokenizer, WindowLimits};
 use crate::decode::search::{EarlyStopping, Settings};
 use crate::device::Dtype;
 use crate::model::nllb_moe::{inventory, NllbMoeConfig};
-use crate::results::{DoneRows, JobIdentity, Opened, Parts};
+use crate::results::{DoneRows, JobIdentity, MetricValue, Opened, Parts, Results};
 use anyhow::{bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
+use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,8 @@ pub struct Prepared {
     pub attempt: u32,
     /// Finished outputs, as ranges.
     pub done: Vec<(u64, u64)>,
+    /// Rows that failed in a job that is finished already.
+    pub failed: u64,
 }
 
 impl Prepared {
@@ -103,9 +106,9 @@ fn open_folder(dir: &Path) -> Result<(Checkpoint, NllbMoeConfig, Tokenizer)> {
     let tokenizer = Tokenizer::load(dir)?;
     ensure!(
         tokenizer.vocab_size() <= config.vocab_size,
-        "{}: tokenizer.json has {} tokens, config.json a vocab_size of {}: they don't belong together",
+        "{}: tokenizer.json has ids up to {}, config.json a vocab_size of {}: they don't belong together",
         dir.display(),
-        tokenizer.vocab_size(),
+        tokenizer.vocab_size() - 1,
         config.vocab_size
     );
     Ok((checkpoint, config, tokenizer))
@@ -178,7 +181,16 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
         no_repeat_ngram: args.no_repeat_ngram_size.unwrap_or(defaults.no_repeat_ngram_size),
         start: defaults.decoder_start_token_id.unwrap_or(config.decoder_start_token_id),
         eos,
+        forced_eos: defaults.forced_eos_token_id,
     };
+    for id in settings.eos.iter().chain(&settings.forced_eos).chain([&settings.start]) {
+        ensure!(
+            (*id as usize) < config.vocab_size,
+            "generation_config.json: token {id} is outside the vocabulary of {} (decoder_start_token_id, eos_token_id, \
+             forced_eos_token_id)",
+            config.vocab_size
+        );
+    }
     ensure!(
         settings.candidates() <= config.vocab_size,
         "--num-beams: {} beams need {} candidates a step, the vocabulary has {}",
@@ -197,7 +209,7 @@ pub fn prepare(args: &TranslateArgs, model: &Model) -> Result<(Prepared, Option<
     let input = stage(args)?;
     let mut found = examine(args, model, &input);
     if args.input == Path::new("-") {
-        keep_spool(&spooled(args), &input, &mut found)?;
+        keep_spool(&spool_of(&args.output), &input, &mut found)?;
     }
     found
 }
@@ -237,7 +249,16 @@ fn examine(args: &TranslateArgs, model: &Model, input: &Path) -> Result<(Prepare
     references(args, &scan)?;
     let identity = identity(args, model, &scan)?;
     Ok(match Parts::open_or_create(&args.output, &identity, args.overwrite)? {
-        Opened::AlreadyFinished => (Prepared::default(), None),
+        Opened::AlreadyFinished => {
+            let failed = failed_rows(&args.output)?;
+            (
+                Prepared {
+                    failed,
+                    ..Prepared::default()
+                },
+                None,
+            )
+        }
         Opened::Ready {
             parts,
             attempt,
@@ -256,6 +277,7 @@ fn examine(args: &TranslateArgs, model: &Model, input: &Path) -> Result<(Prepare
                     scan: Some(scan),
                     attempt,
                     done,
+                    failed: 0,
                 },
                 Some(parts),
             )
@@ -263,9 +285,19 @@ fn examine(args: &TranslateArgs, model: &Model, input: &Path) -> Result<(Prepare
     })
 }
 
+/// Rows that failed in a finished file.
+fn failed_rows(out: &Path) -> Result<u64> {
+    let metrics = Results::open(out)?.metrics()?;
+    let failed = metrics.into_iter().find(|m| m.name == "rows_failed");
+    Ok(match failed.map(|m| m.value) {
+        Some(MetricValue::Count(n)) => n,
+        _ => 0,
+    })
+}
+
 /// Where standard input is kept for all ranks and for a resume: beside the output.
-pub fn spooled(args: &TranslateArgs) -> PathBuf {
-    let mut name = args.output.as_os_str().to_owned();
+pub fn spool_of(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
     name.push(".stdin.txt");
     name.into()
 }
@@ -275,7 +307,7 @@ fn stage(args: &TranslateArgs) -> Result<PathBuf> {
     if args.input != Path::new("-") {
         return Ok(args.input.clone());
     }
-    let spool = spooled(args);
+    let spool = spool_of(&args.output);
     let mut stdin = std::io::stdin().lock();
     let empty = stdin.fill_buf().context("standard input")?.is_empty();
     if empty && spool.exists() {
@@ -307,14 +339,30 @@ fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result
         }
     }
     let rows = scan.rows > scan.blank;
-    ensure!(
-        !rows || args.source.is_some() || !scan.source_langs.is_empty(),
-        "--source is missing: the language of the input, e.g. --source eng_Latn (or a source_lang column in TSV or JSONL)"
-    );
-    ensure!(
-        !rows || !args.target.is_empty() || !scan.target_langs.is_empty(),
-        "--target is missing: the language to translate to, e.g. --target fra_Latn (or a target_lang column in TSV or JSONL)"
-    );
+    let missing =
+        |flag: &Option<String>, line: Option<u64>| line.filter(|_| flag.is_none() && args.on_error == OnError::Fail);
+    let nobody = |named: &BTreeMap<String, u64>| named.is_empty() && rows;
+    if let Some(line) = missing(&args.source, scan.without_source)
+        .or(nobody(&scan.source_langs).then_some(1))
+        .filter(|_| args.source.is_none())
+    {
+        bail!(
+            "--source is missing: the language of the input, e.g. --source eng_Latn; {}, line {line}, names no source_lang \
+             of its own (a column in TSV and JSONL)",
+            scan.path.display()
+        );
+    }
+    let target = args.target.first().cloned();
+    if let Some(line) = missing(&target, scan.without_target)
+        .or(nobody(&scan.target_langs).then_some(1))
+        .filter(|_| target.is_none())
+    {
+        bail!(
+            "--target is missing: the language to translate to, e.g. --target fra_Latn; {}, line {line}, names no \
+             target_lang of its own (a column in TSV and JSONL)",
+            scan.path.display()
+        );
+    }
     ensure!(
         args.target.len() < 2 || scan.target_langs.is_empty(),
         "--target names {} languages, and rows of {} name their own: leave one of them out",
@@ -362,6 +410,7 @@ fn identity(args: &TranslateArgs, model: &Model, scan: &Scan) -> Result<JobIdent
             json!(format!("{:?}", s.early_stopping).to_lowercase()),
         ),
         ("no_repeat_ngram_size", json!(s.no_repeat_ngram)),
+        ("forced_eos_token_id", json!(s.forced_eos)),
         ("on_error", json!(args.on_error)),
         ("scores", json!(args.scores)),
         ("routing", json!(args.routing)),

@@ -102,7 +102,7 @@ impl Rank<'_> {
         failure: &mut Option<anyhow::Error>,
     ) -> Result<End> {
         for step in 0u64.. {
-            let reports = self.agree(ctx, batch, books, failure.is_some() || ctx.failure.is_some());
+            let reports = self.exchange_reports(ctx, batch, books, failure.is_some() || ctx.failure.is_some());
             // All ranks judge by the same books: those before this step's share and rows.
             let exhausted = self.feed.exhausted();
             books.group = Progress {
@@ -155,7 +155,7 @@ impl Rank<'_> {
     }
 
     /// Tells the group this rank's state and hears all others'.
-    fn agree(&mut self, ctx: &mut Context, batch: &Batch, books: &Books, failed: bool) -> Vec<Report> {
+    fn exchange_reports(&mut self, ctx: &mut Context, batch: &Batch, books: &Books, failed: bool) -> Vec<Report> {
         let share = match &mut self.desk {
             Some(desk) => {
                 desk.answer();

@@ -18,6 +18,22 @@ use std::time::{Duration, Instant};
 /// Between two lines of a log.
 const INTERVAL: Duration = Duration::from_secs(30);
 
+/// Environment variables that say how a job was launched.
+const ENVIRONMENT: [&str; 12] = [
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_NTASKS",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_CLUSTER_NAME",
+    "OMPI_COMM_WORLD_SIZE",
+    "OMP_NUM_THREADS",
+    "SLUICE_ISA",
+];
+
 /// Shows how far the job is: a bar on a terminal, a line now and then in a log.
 pub struct Meterman {
     bar: Option<ProgressBar>,
@@ -174,14 +190,12 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
             .map(|(name, s, b)| (name.clone(), json!({"seconds": s, "bytes": b})));
         json!({"rank": r.rank, "group": r.group, "phases": named.collect::<serde_json::Map<_, _>>()})
     });
-    let environment: serde_json::Map<String, Value> = std::env::vars()
-        .filter(|(name, _)| {
-            ["SLURM_", "OMP_", "OMPI_COMM_", "SLUICE_"]
-                .iter()
-                .any(|p| name.starts_with(p))
-        })
-        .map(|(name, value)| (name, value.into()))
-        .collect();
+    // Named one by one: a cluster's environment also holds secrets (SLURM_JWT).
+    let named = |name: &String| ENVIRONMENT.contains(&name.as_str());
+    let environment = std::env::vars()
+        .filter(|(name, _)| named(name))
+        .map(|(name, value)| (name, value.into()));
+    let environment: serde_json::Map<String, Value> = environment.collect();
     json!({
         "results": {
             "rows": ranks.iter().map(|r| r.rows).sum::<u64>(),
