@@ -1,0 +1,382 @@
+//! The running batch with a made-up model, which finds each next token in what the caches hold and nowhere else: a
+//! mixed-up cache row, slot or key shows in the output.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use sluicegate::comm::threads;
+use sluicegate::decode::batch::{Batch, Limits, Output, Request};
+use sluicegate::decode::lockstep::{next, Next, Report};
+use sluicegate::decode::search::{EarlyStopping, Settings};
+use sluicegate::device::{Cpu, Dtype, KeyRows, Linear, Part, Source};
+use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
+use sluicegate::model::EncoderDecoder;
+use sluicegate::moe::Context;
+
+/// Also the width of hidden states: the head is a multiple of the identity.
+const VOCABULARY: usize = 40;
+const START: u32 = 0;
+const EOS: u32 = 1;
+const MAX_LENGTH: usize = 70;
+
+/// The token after `ids` and the next best with their logits: any change to either sequence changes it. The first source token is the
+/// output's length, the start token included, but for a few tokens more that the forced one adds: outputs of one
+/// source end at different steps.
+fn next_token(source: &[u32], ids: &[u32]) -> [(u32, f32); 2] {
+    let more = ids.get(1).map_or(0, |forced| forced % 4);
+    if ids.len() + 1 >= (source[0] + more) as usize {
+        return [(EOS, 5.0), (2, 1.0)];
+    }
+    let all = source.iter().chain([&u32::MAX]).chain(ids);
+    let hash = all.fold(0xcbf2_9ce4_8422_2325u64, |h, &t| {
+        (h ^ u64::from(t)).wrapping_mul(0x0100_0000_01b3).rotate_left(29)
+    });
+    let words = VOCABULARY as u64 - 2;
+    let first = hash % words;
+    let second = (first + 1 + (hash >> 32) % (words - 1)) % words;
+    // Some choices are surer than others: a second best one may lead to the best whole.
+    let sure = 2.0 + ((hash >> 40) % 5) as f32;
+    [(first as u32 + 2, sure), (second as u32 + 2, sure - 0.25)]
+}
+
+/// What greedy search must find.
+fn expected(source: &[u32], forced: u32) -> Vec<u32> {
+    let mut ids = vec![START, forced];
+    while ids.last() != Some(&EOS) && ids.len() < MAX_LENGTH {
+        ids.push(next_token(source, &ids)[0].0);
+    }
+    ids
+}
+
+/// Keeps tokens where a model keeps keys, and counts what it is asked to do.
+struct Made {
+    head: Linear,
+    hidden: Vec<f32>,
+    /// Sentences encoded so far.
+    encoded: usize,
+    /// Most source tokens in flight, where there were several sentences.
+    most_tokens: usize,
+    /// Sources in use by more than one row at a time.
+    shared: bool,
+}
+
+impl Made {
+    fn new() -> Made {
+        let mut weights = vec![0.0; VOCABULARY * VOCABULARY];
+        (0..VOCABULARY).for_each(|i| weights[i * VOCABULARY + i] = 1.0);
+        let part = Part {
+            weights: Source::F32(&weights),
+            bias: None,
+        };
+        Made {
+            head: Linear::pack(VOCABULARY, &[part], Dtype::F32).unwrap(),
+            hidden: Vec::new(),
+            encoded: 0,
+            most_tokens: 0,
+            shared: false,
+        }
+    }
+}
+
+fn put(cache: &mut [f32], row: usize, token: u32) {
+    cache[row * 2 * VOCABULARY..][..2 * VOCABULARY].fill(token as f32);
+}
+
+fn get(cache: &[f32], row: usize) -> u32 {
+    cache[(row + 1) * 2 * VOCABULARY - 1] as u32
+}
+
+impl EncoderDecoder for Made {
+    fn d_model(&self) -> usize {
+        VOCABULARY
+    }
+
+    fn decoder_layers(&self) -> usize {
+        1
+    }
+
+    fn moe_layers(&self) -> (Vec<String>, Vec<String>) {
+        (Vec::new(), Vec::new())
+    }
+
+    fn experts(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
+    fn head(&self) -> &Linear {
+        &self.head
+    }
+
+    fn encode(&mut self, _: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
+        self.encoded += sources.len();
+        for source in sources {
+            let rows = source.first..;
+            rows.zip(source.ids)
+                .for_each(|(row, &id)| put(&mut caches.cross[0], row, id));
+        }
+    }
+
+    fn decode(&mut self, _: &mut Context, rows: &[DecodeRow], caches: &mut Caches) -> &[f32] {
+        let sources: BTreeSet<_> = rows.iter().map(|r| r.source).collect();
+        if sources.len() > 1 {
+            self.most_tokens = self.most_tokens.max(sources.iter().map(|s| s.1).sum());
+        }
+        self.shared |= sources.len() < rows.len();
+        rows.iter().for_each(|r| put(&mut caches.own[0], r.row, r.token));
+        self.hidden.clear();
+        for row in rows {
+            let (first, n) = row.source;
+            let source: Vec<u32> = (first..first + n).map(|r| get(&caches.cross[0], r)).collect();
+            let ids: Vec<u32> = match row.keys {
+                KeyRows::Range(first, n) => (first..first + n).map(|r| get(&caches.own[0], r)).collect(),
+                KeyRows::Table(rows) => rows.iter().map(|&r| get(&caches.own[0], r as usize)).collect(),
+            };
+            assert_eq!((row.position + 1, Some(&row.token)), (ids.len(), ids.last()));
+            let at = self.hidden.len();
+            self.hidden.resize(at + VOCABULARY, 0.0);
+            for (token, logit) in next_token(&source, &ids) {
+                self.hidden[at + token as usize] = logit;
+            }
+        }
+        &self.hidden
+    }
+}
+
+fn settings(beams: usize) -> Settings {
+    Settings {
+        beams,
+        max_length: MAX_LENGTH,
+        min_length: 0,
+        length_penalty: 1.0,
+        early_stopping: EarlyStopping::False,
+        no_repeat_ngram: 0,
+        start: START,
+        eos: vec![EOS],
+        forced_eos: None,
+    }
+}
+
+/// Numbers without a pattern.
+struct Random(u64);
+
+impl Random {
+    fn within(&mut self, least: usize, most: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        least + (self.0 >> 33) as usize % (most - least + 1)
+    }
+}
+
+/// A sentence of `tokens` tokens whose outputs are about `length` long.
+fn request(number: usize, tokens: usize, length: usize, outputs: usize) -> Request {
+    let rest = (1..tokens).map(|i| ((number * 31 + i * 7) % VOCABULARY) as u32);
+    let output = |o: usize| Output {
+        key: (number * 10 + o) as u64,
+        forced: Some(2 + ((number + 5 * o) % (VOCABULARY - 2)) as u32),
+        credits_source: o == 0,
+    };
+    Request {
+        ids: std::iter::once(length as u32).chain(rest).collect(),
+        outputs: (0..outputs).map(output).collect(),
+    }
+}
+
+/// `n` sentences of different lengths.
+fn requests(n: usize, outputs: usize) -> Vec<Request> {
+    let mut random = Random(11);
+    let mut one = |i| request(i, random.within(2, 30), random.within(3, 25), outputs);
+    (0..n).map(&mut one).collect()
+}
+
+/// What a job came to.
+struct Run {
+    /// Tokens by key.
+    found: BTreeMap<u64, Vec<u32>>,
+    /// Outputs decoded at each step while there were sentences left to ask for.
+    active: Vec<usize>,
+}
+
+/// Works sentences off as a rank of a job does, a group of its own.
+fn work(ctx: &mut Context, batch: &mut Batch, model: &mut Made, requests: &[Request]) -> Run {
+    let mut queue: VecDeque<Request> = requests.iter().cloned().collect();
+    let mut run = Run {
+        found: BTreeMap::new(),
+        active: Vec::new(),
+    };
+    for step in 0.. {
+        assert!(step < 1_000_000, "no end in sight: {} found", run.found.len());
+        let report = Report {
+            wants: batch.wants(),
+            waiting: batch.waiting() as u32,
+            budget: batch.budget() as u32,
+            active: batch.active() as u32,
+            failed: ctx.failure.is_some(),
+            ..Report::default()
+        };
+        let exhausted = queue.is_empty();
+        let decided = next(&[report], exhausted);
+        let wanted = queue.len().min(report.wants as usize);
+        queue.drain(..wanted).for_each(|r| batch.push(r));
+        match decided {
+            Next::Work { encode } => {
+                if encode {
+                    batch.encode(ctx, model, 2 * step);
+                }
+                if !exhausted {
+                    run.active.push(batch.active());
+                }
+                for f in batch.step(ctx, model, 2 * step + 1) {
+                    let before = run.found.insert(f.key, f.hypothesis.ids);
+                    assert!(before.is_none(), "key {} came twice", f.key);
+                }
+            }
+            Next::Idle => assert!(wanted > 0, "nothing to do, and nothing asked for"),
+            Next::Done => break,
+            Next::Fail(_) | Next::Stop(_) => panic!("{:?}", ctx.failure),
+        }
+    }
+    run
+}
+
+fn with_context<T: Send>(test: impl Fn(&mut Context) -> T + Sync) -> T {
+    let alone = |comm: &dyn sluicegate::comm::Comm| {
+        let cpu = Cpu::new(1).unwrap();
+        test(&mut Context::new(&cpu, comm, 0, 0, false))
+    };
+    threads::run(1, alone).remove(0)
+}
+
+fn all_expected(requests: &[Request]) -> BTreeMap<u64, Vec<u32>> {
+    let each = |r: &Request| -> Vec<(u64, Vec<u32>)> {
+        let one = |o: &Output| (o.key, expected(&r.ids, o.forced.unwrap()));
+        r.outputs.iter().map(one).collect()
+    };
+    requests.iter().flat_map(each).collect()
+}
+
+fn limits(tokens: usize, outputs: usize, per_sentence: usize) -> Limits {
+    Limits {
+        tokens,
+        outputs,
+        per_sentence,
+    }
+}
+
+/// Nothing is in flight, and all there is can be had again: every slot, and the source rows in one piece.
+fn all_came_back(ctx: &mut Context, batch: &mut Batch, model: &mut Made, limits: Limits) {
+    assert_eq!((batch.active(), batch.waiting()), (0, 0));
+    let sentences = limits.outputs / limits.per_sentence;
+    let tokens = limits.tokens / sentences;
+    let all: Vec<Request> = (0..sentences)
+        .map(|i| request(i, tokens, 5, limits.per_sentence))
+        .collect();
+    all.iter().for_each(|r| batch.push(r.clone()));
+    assert_eq!(batch.waiting(), sentences * tokens, "a place for every one at once");
+    batch.encode(ctx, model, 0);
+    assert_eq!(batch.active(), limits.outputs);
+    let found = work(ctx, batch, model, &[]).found;
+    assert_eq!(found, all_expected(&all));
+    batch.push(request(0, limits.tokens, 5, limits.per_sentence));
+    assert_eq!(batch.waiting(), limits.tokens, "a place for one that takes all");
+    work(ctx, batch, model, &[]);
+}
+
+#[test]
+fn outputs_go_to_their_keys_whatever_the_number_of_slots() {
+    let requests = requests(150, 1);
+    let expected = all_expected(&requests);
+    let lengths: BTreeSet<usize> = expected.values().map(Vec::len).collect();
+    assert!(lengths.len() > 10, "outputs of different lengths");
+    for outputs in [1, 2, 3, 7, 30, 200] {
+        with_context(|ctx| {
+            let (mut model, limits) = (Made::new(), limits(300, outputs, 1));
+            let mut batch = Batch::new(settings(1), limits, &model);
+            assert_eq!(work(ctx, &mut batch, &mut model, &requests).found, expected);
+            assert_eq!(model.encoded, requests.len());
+            assert!(model.most_tokens <= 300);
+        });
+    }
+}
+
+#[test]
+fn beams_find_the_same_in_company_as_alone() {
+    let requests = requests(60, 2);
+    let found = |outputs: usize, tokens: usize| {
+        with_context(|ctx| {
+            let mut model = Made::new();
+            let mut batch = Batch::new(settings(3), limits(tokens, outputs, 2), &model);
+            work(ctx, &mut batch, &mut model, &requests).found
+        })
+    };
+    let alone = found(2, 30);
+    assert_eq!(alone.len(), 120);
+    assert!(
+        alone != all_expected(&requests),
+        "beams find other things than greedy search"
+    );
+    assert!(found(6, 70) == alone, "three sentences side by side");
+    assert!(found(40, 1000) == alone, "twenty sentences side by side");
+}
+
+#[test]
+fn outputs_of_a_sentence_share_its_source_and_all_rows_come_back() {
+    // Once slots are short, once source rows.
+    for limits in [limits(200, 9, 3), limits(50, 30, 3)] {
+        let requests = requests(400, 3);
+        with_context(|ctx| {
+            let mut model = Made::new();
+            let mut batch = Batch::new(settings(1), limits, &model);
+            let found = work(ctx, &mut batch, &mut model, &requests).found;
+            assert_eq!(found, all_expected(&requests));
+            assert_eq!(model.encoded, requests.len(), "a source is encoded once");
+            assert!(model.shared && model.most_tokens <= limits.tokens);
+            all_came_back(ctx, &mut batch, &mut model, limits);
+        });
+    }
+}
+
+#[test]
+fn a_sentence_longer_than_the_budget_is_widened_for() {
+    let mut requests = requests(60, 2);
+    for (at, tokens) in [(0, 41), (20, 100), (21, 150), (40, 90), (59, 200)] {
+        requests[at] = request(1000 + at, tokens, 20, 2);
+    }
+    let limits = limits(40, 6, 2);
+    with_context(|ctx| {
+        let mut model = Made::new();
+        let mut batch = Batch::new(settings(1), limits, &model);
+        let found = work(ctx, &mut batch, &mut model, &requests).found;
+        assert_eq!(found, all_expected(&requests));
+        assert_eq!(model.encoded, requests.len());
+        let most = model.most_tokens;
+        assert!(
+            most <= 40,
+            "{most} tokens at once: a long sentence is alone, the budget holds after it"
+        );
+        assert!(most > 30, "{most} tokens at once: the test fills the budget");
+        all_came_back(ctx, &mut batch, &mut model, limits);
+    });
+}
+
+#[test]
+fn few_slots_are_kept_at_work() {
+    // The token budget would hold fifty times as many sentences as there are slots: waiting for a part of it to fill
+    // would leave slots empty. What is waited for is a quarter of the sentences that the slots hold, so about an
+    // eighth of the slots stands idle on average, and a little more for the step between asking and getting.
+    for (slots, per_sentence) in [(4, 1), (8, 1), (16, 1), (32, 1), (24, 3)] {
+        let mut random = Random(5);
+        let mut one = |i| request(i, random.within(16, 48), random.within(20, 60), per_sentence);
+        let requests: Vec<Request> = (0..600 / per_sentence).map(&mut one).collect();
+        let run = with_context(|ctx| {
+            let (mut model, limits) = (Made::new(), limits(50 * 32 * slots, slots, per_sentence));
+            let mut batch = Batch::new(settings(1), limits, &model);
+            work(ctx, &mut batch, &mut model, &requests)
+        });
+        assert_eq!(run.found, all_expected(&requests));
+        let mean = run.active.iter().sum::<usize>() as f64 / run.active.len() as f64;
+        assert!(
+            mean >= 0.85 * slots as f64,
+            "{slots} slots, {per_sentence} a sentence: {mean:.2} at work"
+        );
+    }
+}
