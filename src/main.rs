@@ -25,7 +25,10 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
             let world = World::start()?;
             cli::log::set_rank(world.comm().rank(), world.comm().size());
             // Said before anyone can leave: a launcher ends all ranks when the first one has gone with an error.
-            let end = translate::run(&args, world.comm()).map_err(exit::report);
+            let end = translate::run(&args, world.comm()).map_err(|error| {
+                let (rank, ranks) = (world.comm().rank(), world.comm().size());
+                exit::report(if ranks > 1 { exit::by_rank(rank, error) } else { error })
+            });
             world.leave(end.is_err());
             end
         }

@@ -147,7 +147,9 @@ impl GenerationDefaults {
 fn token_ids(value: &Value) -> Option<Vec<u32>> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match value {
-        Value::Array(list) => list.iter().map(id).collect(),
+        // An empty list would mean that no output ever ends: more likely a mistake.
+        Value::Array(list) if !list.is_empty() => list.iter().map(id).collect(),
+        Value::Array(_) => None,
         one => id(one).map(|id| vec![id]),
     }
 }

@@ -36,6 +36,10 @@ pub fn options(args: &TranslateArgs) -> Result<()> {
         "--references names {found} files, but there are {wanted} targets: give one file for each target, in the \
          order of --target, e.g. ref.fra,ref.deu"
     );
+    ensure!(
+        found == 0 || !args.no_merge,
+        "--references with --no-merge: BLEU and chrF are computed as the rows are merged; leave one of them out"
+    );
     if args.output.extension().is_some_and(|extension| extension == "parts") {
         bail!(
             "--output {}: a name ending in .parts is kept for a running job's folder; name the file itself, e.g. out.h5",
@@ -43,6 +47,20 @@ pub fn options(args: &TranslateArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Checks the threads of a rank against the processors it is bound to.
+///
+/// # Errors
+/// More than eight to a processor: they would only wait for each other.
+pub fn threads(wanted: Option<usize>, processors: usize) -> Result<()> {
+    let most = 8 * processors.max(1);
+    match wanted {
+        Some(n) if n > most => bail!(
+            "--threads {n}: this rank is bound to {processors} processors; give at most {most}, or leave it out for one each"
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Checks the files and folders that the options name; one rank does it.

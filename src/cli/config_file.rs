@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use clap::{Arg, Command};
 use toml::Value;
 
@@ -28,6 +28,12 @@ pub fn expand(program: &Command, mut arguments: Vec<OsString>) -> Result<Vec<OsS
     let Some(path) = named_file(&arguments[2..]) else {
         return Ok(arguments);
     };
+    let regular = fs::metadata(&path).map_or(true, |found| found.is_file());
+    ensure!(
+        regular,
+        "--config {}: that is no file; name a TOML file",
+        path.display()
+    );
     let text = fs::read_to_string(&path).with_context(|| format!("--config {}: cannot be read", path.display()))?;
     let options = options(command, &path, &text)?;
     arguments.splice(2..2, options);

@@ -49,6 +49,14 @@ pub fn finish(end: Result<Exit>) -> ExitCode {
     })
 }
 
+/// The error with the rank that it happened on; one that another rank has printed stays what it is.
+pub fn by_rank(rank: usize, error: Error) -> Error {
+    if error.is::<ReportedElsewhere>() || is_broken_pipe(&error) {
+        return error;
+    }
+    error.context(format!("rank {rank}"))
+}
+
 /// Prints an error now, once, while the other ranks are still there; what is left of it ends the program quietly.
 pub fn report(error: Error) -> Error {
     if error.is::<ReportedElsewhere>() || is_broken_pipe(&error) {

@@ -10,6 +10,7 @@ use crate::metrics::meter::Phase;
 use crate::model::cache::{Caches, DecodeRow, SourceRow};
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
+use anyhow::Context as _;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -353,7 +354,10 @@ impl Batch {
         ctx.device
             .head(&self.head_rows, model.head(), LOGITS_BYTES, |i, logits| {
                 let (d, r) = wanted[i];
-                let _ = found[i].set(candidates(&self.settings, self.active[d].search.ids(r), logits));
+                let decoding = &self.active[d];
+                let row = decoding.output.key / self.limits.per_sentence as u64;
+                let offered = candidates(&self.settings, decoding.search.ids(r), logits);
+                let _ = found[i].set(offered.with_context(|| format!("row {row} of the input, counted from 0")));
             });
         let mut offered = Vec::with_capacity(found.len());
         for found in found {

@@ -88,7 +88,7 @@ pub enum Next {
 /// Derives the group's next step from all ranks' reports; `exhausted` once no more rows can come. Every rank gets the
 /// same answer from the same reports.
 ///
-/// Encoding is put off until a quarter of the group's room waits, so that it runs on many rows at once, unless nobody
+/// Encoding is put off until an eighth of the group's room waits, so that it runs on many rows at once, unless nobody
 /// could decode meanwhile or nothing more will come.
 pub fn next(reports: &[Report], exhausted: bool) -> Next {
     if let Some(rank) = reports.iter().position(|r| r.failed) {
@@ -103,7 +103,7 @@ pub fn next(reports: &[Report], exhausted: bool) -> Next {
         (0, 0) if exhausted => Next::Done,
         (0, 0) => Next::Idle,
         _ => Next::Work {
-            encode: waiting > 0 && (active == 0 || exhausted || 4 * waiting >= sum(|r| r.budget)),
+            encode: waiting > 0 && (active == 0 || exhausted || 8 * waiting >= sum(|r| r.budget)),
         },
     }
 }

@@ -40,6 +40,7 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let warnings = agree(world, launch::check_size(&environment, world.rank(), world.size()))?;
     let groups = agree(world, check::groups(world.size(), args.expert_parallel))?;
     let bindings = affinity::everybody(world)?;
+    agree(world, check::threads(args.threads, bindings[world.rank()].mask.count()))?;
     let threads_of = |rank| args.threads.unwrap_or_else(|| launch::default_threads(&bindings, rank));
     // What is quick to see is refused first; one rank looks at the file system.
     let files = match world.rank() {
@@ -51,6 +52,11 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     let (prepared, parts) = agree(world, prepare(args, &model, world))?;
     let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
         if world.rank() == 0 {
+            if args.report.is_some() || !args.references.is_empty() {
+                log::warn!(
+                    "--report and --references belong to a run; nothing is left to run here, so they are passed over"
+                );
+            }
             let out = args.output.display();
             let _ = writeln!(stdout(), "{out} is finished already; --overwrite starts it anew");
         }
@@ -260,8 +266,8 @@ impl Started<'_> {
         let (layers, d_model) = (net.decoder_layers(), net.d_model());
         let limits = wanted.fit(room, &model.settings, layers, d_model).map_err(|needed| {
             anyhow!(
-                "the caches of one sentence can come to {}, this rank's share of the free memory is {}: lower \
-                 --max-new-tokens, --num-beams or --batch-tokens",
+                "the least caches (--batch-tokens of source, one sentence of output at full length) come to {}, this rank's \
+                 share of the free memory is {}: lower --batch-tokens, --max-new-tokens or --num-beams",
                 size(needed),
                 size(room)
             )

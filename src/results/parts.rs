@@ -96,6 +96,11 @@ impl Parts {
         match fs::create_dir(&dir) {
             Ok(()) => sync_folder(folder),
             Err(_) if dir.is_dir() => {}
+            Err(_) if dir.symlink_metadata().is_ok() => bail!(
+                "--output {}: {} is no folder of segments; remove it or name another output",
+                out.display(),
+                dir.display()
+            ),
             Err(error) => {
                 return Err(error)
                     .with_context(|| format!("--output {}: cannot make the folder {}", out.display(), dir.display()))

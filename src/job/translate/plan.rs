@@ -154,6 +154,15 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
         (None, Some(length)) => length,
         (None, None) => defaults.length_limit(1),
     };
+    ensure!(
+        max_length >= 2,
+        "generation_config.json: max_length {max_length} leaves no room for a token behind the start token; give --max-new-tokens"
+    );
+    let length_penalty = args.length_penalty.unwrap_or(defaults.length_penalty);
+    ensure!(
+        length_penalty.abs() <= 100.0,
+        "length penalty {length_penalty} (--length-penalty, or generation_config.json): expected -100 to 100"
+    );
     let least_new = args.min_new_tokens.or(defaults.min_new_tokens).map_or(0, |n| n + 1);
     let min_length = defaults.min_length.unwrap_or(0).max(least_new);
     ensure!(
@@ -176,7 +185,7 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
         beams: args.num_beams.unwrap_or(defaults.num_beams).max(1),
         max_length,
         min_length,
-        length_penalty: args.length_penalty.unwrap_or(defaults.length_penalty),
+        length_penalty,
         early_stopping,
         no_repeat_ngram: args.no_repeat_ngram_size.unwrap_or(defaults.no_repeat_ngram_size),
         start: defaults.decoder_start_token_id.unwrap_or(config.decoder_start_token_id),
@@ -381,6 +390,9 @@ fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
     );
     for path in &args.references {
         let found = corpus::scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        if let Some(refusal) = found.refusal() {
+            bail!("--references {refusal}");
+        }
         ensure!(
             found.rows == scan.rows,
             "--references {}: {} lines for {} rows of {}",
