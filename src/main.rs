@@ -32,6 +32,8 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
             world.leave(end.is_err());
             end
         }
+        // Under mpirun N processes would all do it.
+        Command::Show(_) | Command::Merge(_) if !launch::speaks(&environment) => Ok(Exit::Done),
         Command::Show(args) => {
             let format = match args.format {
                 cli::ShowFormat::Text => show::ShowFormat::Text,

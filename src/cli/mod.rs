@@ -100,7 +100,7 @@ pub struct MergeArgs {
 /// Arguments of `sluice doctor`.
 #[derive(Debug, Clone, PartialEq, Args, Serialize)]
 pub struct DoctorArgs {
-    /// Also check this checkpoint: a Hugging Face folder with config.json and safetensors
+    /// Also check this checkpoint: a Hugging Face folder with config.json, tokenizer.json and safetensors
     #[arg(long, short, value_name = "DIR")]
     pub model: Option<PathBuf>,
 }

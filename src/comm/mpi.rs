@@ -53,7 +53,7 @@ impl World {
         })
     }
 
-    /// Leaves MPI together with the others. Those who have `failed` wait for them only for [`PATIENCE`]: a rank that sits
+    /// Leaves MPI together with the others. Those who have `failed` wait for them only for two seconds: a rank that sits
     /// in a collective, waiting for this one, would never come, and so the whole job is ended with code 2.
     pub fn leave(self, failed: bool) {
         let since = Instant::now();

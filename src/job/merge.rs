@@ -1,6 +1,6 @@
 //! `sluice merge`: makes the finished file of a run that was left unmerged.
 
-use crate::results::{merge, parts_path, Status, Tally};
+use crate::results::{merge, parts_path, Results, Status, Tally};
 use anyhow::{ensure, Result};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
@@ -22,7 +22,14 @@ pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<u64> {
     let mut tally = Tally::default();
     let summary = merge(&parts, &out, &mut tally)?;
     // Standard input was kept for a resume; there is none any more.
-    let _ = std::fs::remove_file(crate::job::translate::spool_of(&out));
+    if Results::open(&out)?
+        .identity()
+        .config
+        .get("input")
+        .is_some_and(|input| input == "-")
+    {
+        let _ = std::fs::remove_file(crate::job::translate::spool_of(&out));
+    }
     let line = if summary.already {
         format!(
             "{} was complete: removed what was left of {}",

@@ -28,6 +28,7 @@ use plan::{Model, Prepared};
 use quality::Quality;
 use rank::{End, Rank};
 use std::io::{stdout, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use summary::{size, Meterman, RankSummary, Run};
 
@@ -345,7 +346,9 @@ fn finish(
             summary.rows,
             size(summary.bytes)
         );
-        let _ = std::fs::remove_file(plan::spool_of(&args.output));
+        if args.input == Path::new("-") {
+            let _ = std::fs::remove_file(plan::spool_of(&args.output));
+        }
     } else {
         log::info!("left unmerged: sluice merge {}", parts.dir().display());
     }

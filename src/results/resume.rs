@@ -64,6 +64,18 @@ pub(crate) fn start(out: &Path, dir: &Path, identity: &JobIdentity) -> Result<u3
         refuse_difference(dir, &job.identity, identity)?;
         job.attempt
     } else {
+        // A kill right at the start leaves the lock, or a temporary file.
+        let ours = |path: &PathBuf| path.ends_with("lock") || path.extension().is_some_and(|e| e == "tmp");
+        if let Some(foreign) = files(dir)?
+            .iter()
+            .find(|path| !ours(path) && path.extension().is_none_or(|e| e != "h5" && e != "json"))
+        {
+            bail!(
+                "{} holds {}, which is no file of a job: give another --output, or move that folder away",
+                dir.display(),
+                foreign.display()
+            );
+        }
         let held = segments(dir)?.len();
         ensure!(
             held == 0,

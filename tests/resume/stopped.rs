@@ -53,7 +53,11 @@ fn a_signal_while_it_decodes_keeps_what_is_finished() {
         let found = stop(&bench, &start, &out, more, signal, to);
         assert_eq!(found, Some(code), "{signal} to {to:?} of {ranks}, {more}");
         let kept = bench.kept(&out);
-        assert!((1..ROWS).contains(&kept), "{kept} rows kept");
+        // A rank that isn't its group's leader may be heard only when all rows are done.
+        assert!(
+            (1..=ROWS).contains(&kept),
+            "{kept} rows kept: {signal} to {to:?} of {ranks}, {more}"
+        );
         bench.resume(1 + i % 3, &out, "", &plain);
     }
     // TERM to mpirun: it gives the ranks a second, then kills them; its exit code is its own.

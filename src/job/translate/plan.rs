@@ -215,6 +215,7 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
 /// # Errors
 /// Everything that can be refused early: see `docs/inputs.md` and `docs/results.md`.
 pub fn prepare(args: &TranslateArgs, model: &Model) -> Result<(Prepared, Option<Parts>)> {
+    flag_languages(args, &model.tokenizer)?;
     let input = stage(args)?;
     let mut found = examine(args, model, &input);
     if args.input == Path::new("-") {
@@ -329,8 +330,8 @@ fn stage(args: &TranslateArgs) -> Result<PathBuf> {
     Ok(read)
 }
 
-/// Every language code that flags or rows name must be one of the tokenizer's.
-fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
+/// Every language code that flags name must be one of the tokenizer's.
+fn flag_languages(args: &TranslateArgs, tokenizer: &Tokenizer) -> Result<()> {
     for (flag, code) in args
         .source
         .iter()
@@ -341,6 +342,11 @@ fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result
             .target_lang_id(code)
             .with_context(|| format!("{flag} {code}"))?;
     }
+    Ok(())
+}
+
+/// Every language code that rows name must be one of the tokenizer's.
+fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
     for (column, codes) in [("source_lang", &scan.source_langs), ("target_lang", &scan.target_langs)] {
         for (code, line) in codes {
             let place = || format!("{}, line {line}: {column} {code}", scan.path.display());
