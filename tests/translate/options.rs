@@ -93,10 +93,9 @@ fn a_finished_output_is_left_alone_and_another_job_is_refused() {
 #[test]
 fn merging_later_gives_the_same_file() {
     let Some((place, model, input)) = place() else { return };
-    let flags = format!(
-        "{FRENCH} --scores --routing tokens --references {}",
-        place.arg("in.txt")
-    );
+    let flags = format!("{FRENCH} --scores --routing tokens");
+    let both = format!("{flags} --references {} --no-merge", place.arg("in.txt"));
+    place.refused(1, &model, &input, &both, &["--references", "--no-merge"]);
     place.rows(1, &model, &input, "merged.h5", &flags);
     place
         .translate(1, &model, &input, "later.h5", &format!("{flags} --no-merge"))
