@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use sluicegate::device::{Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear, Part, Source};
+use sluicegate::device::{
+    log_sum_exp, top_k, Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear, Part, Source, Tops,
+};
 
 const INPUTS: [usize; 5] = [1, 7, 64, 1000, 1101];
 const OUTPUTS: [usize; 5] = [1, 31, 33, 100, 260];
@@ -469,22 +471,59 @@ fn queries_that_share_their_rows_attend_as_if_alone() {
 }
 
 #[test]
-fn the_head_gives_each_row_its_logits_in_any_block() {
-    let (d, vocabulary) = (64, 1000);
-    let (x, w) = (values(23 * d, 60), values(vocabulary * d, 61));
-    let (linear, want) = (pack(d, &w, None, Dtype::F32), twin(&x, &w, None, d));
-    for threads in [1, 2] {
-        let cpu = Cpu::new(threads).unwrap();
-        for max_bytes in [0, 4 * vocabulary * 5, usize::MAX] {
-            let seen = std::sync::Mutex::new(vec![0; 23]);
-            cpu.head(&x, &linear, max_bytes, |row, logits| {
-                assert_eq!(bits(logits), bits(&want[row * vocabulary..][..vocabulary]));
-                logits.fill(f32::NAN);
-                seen.lock().unwrap()[row] += 1;
-            });
-            assert_eq!(seen.into_inner().unwrap(), [1; 23], "{max_bytes} bytes");
+fn the_head_finds_what_whole_rows_of_logits_hold() {
+    let d = 64;
+    // Chunks of 1024 outputs: less than one, whole ones, a last one of a single output.
+    for vocabulary in [5, 1000, 2048, 3073] {
+        for rows in [0, 1, 23, 150] {
+            let (x, mut w) = (values(rows * d, 60), values(vocabulary * d, 61));
+            // Two outputs of one value in different chunks: the lower one comes first.
+            let (first, last) = (w[..d].to_vec(), vocabulary - 1);
+            w[last * d..].copy_from_slice(&first);
+            let linear = pack(d, &w, None, Dtype::F32);
+            let logits = twin(&x, &w, None, d);
+            let ruled_out: Vec<Vec<u32>> = (0..rows)
+                .map(|r| match r % 3 {
+                    0 => Vec::new(),
+                    1 => vec![2, 3, 1024, 9999],
+                    _ => (0..vocabulary as u32 - 1).collect(),
+                })
+                .collect();
+            for threads in [1, 2] {
+                let (cpu, mut found) = (Cpu::new(threads).unwrap(), Tops::default());
+                for k in [1, 3, 8, 1] {
+                    cpu.head(&x, &linear, k, |row| &ruled_out[row], &mut found);
+                    for row in 0..rows {
+                        let mut logits = logits[row * vocabulary..][..vocabulary].to_vec();
+                        let log_sum = log_sum_exp(&logits);
+                        let inside = ruled_out[row].iter().filter(|&&o| (o as usize) < vocabulary);
+                        inside.for_each(|&o| logits[o as usize] = f32::NEG_INFINITY);
+                        let mut best = Vec::new();
+                        top_k(&logits, k, &mut best).unwrap();
+                        assert_eq!(found.log_sum(row).to_bits(), log_sum.to_bits());
+                        assert_eq!(
+                            found.best(row),
+                            best,
+                            "{vocabulary} outputs, row {row} of {rows}, k {k}"
+                        );
+                    }
+                }
+            }
         }
-        cpu.head(&[], &linear, 1000, |_, _| panic!("no rows"));
+    }
+}
+
+#[test]
+fn a_nan_among_the_logits_shows_in_their_sum() {
+    let (d, vocabulary) = (4, 2100);
+    let mut w = values(vocabulary * d, 61);
+    w[1500 * d] = f32::NAN;
+    let (linear, mut found) = (pack(d, &w, None, Dtype::F32), Tops::default());
+    for k in [1, 4] {
+        Cpu::new(1)
+            .unwrap()
+            .head(&values(3 * d, 5), &linear, k, |_| &[], &mut found);
+        assert!((0..3).all(|row| found.log_sum(row).is_nan() && found.best(row).len() == k));
     }
 }
 

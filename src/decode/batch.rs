@@ -1,24 +1,19 @@
 //! The running batch of one rank: sentences are encoded once, decoded step by step side by side, and make room for
 //! others as they end.
 
-use super::candidates::{candidates, Candidate};
+use super::candidates::{candidates, ruled_out, Candidate};
 use super::limits::Limits;
 use super::lockstep::portions;
 use super::search::{Hypothesis, Search, Settings};
 use super::slots::{Place, Slots};
 use super::trace::{Trace, Visit};
-use crate::device::KeyRows;
+use crate::device::{KeyRows, Tops};
 use crate::metrics::meter::Phase;
 use crate::model::cache::{Caches, DecodeRow, SourceRow};
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
-use anyhow::Context as _;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::OnceLock;
-
-/// Memory for logits at a time.
-const LOGITS_BYTES: usize = 64 << 20;
 
 /// A sentence to translate, into one or several outputs.
 #[derive(Clone, Debug)]
@@ -67,6 +62,62 @@ struct SourceInUse {
     users: usize,
 }
 
+/// Lists of different lengths, one behind the other.
+struct Lists<T> {
+    all: Vec<T>,
+    ends: Vec<usize>,
+}
+
+impl<T> Default for Lists<T> {
+    fn default() -> Self {
+        Lists {
+            all: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+}
+
+impl<T> Lists<T> {
+    fn row(&self, row: usize) -> &[T] {
+        let first = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.all[first..self.ends[row]]
+    }
+
+    fn clear(&mut self) {
+        self.all.clear();
+        self.ends.clear();
+    }
+}
+
+/// What goes into the head and comes out of it in a step; the buffers keep their memory.
+#[derive(Default)]
+struct Head {
+    /// Hidden states, `[rows, d_model]`.
+    rows: Vec<f32>,
+    /// Whose they are: number among the active outputs, hypothesis.
+    wanted: Vec<(usize, usize)>,
+    ruled_out: Lists<u32>,
+    tops: Tops,
+    offered: Lists<Candidate>,
+}
+
+impl Head {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.wanted.clear();
+        self.ruled_out.clear();
+        self.offered.clear();
+    }
+
+    /// Asks for the candidates to follow `ids`, whose hidden state is `row`.
+    fn want(&mut self, whose: (usize, usize), row: &[f32], settings: &Settings, ids: &[u32]) {
+        self.wanted.push(whose);
+        self.rows.extend_from_slice(row);
+        ruled_out(settings, ids, &mut self.ruled_out.all);
+        self.ruled_out.ends.push(self.ruled_out.all.len());
+    }
+}
+
 /// The running batch.
 pub struct Batch {
     settings: Settings,
@@ -84,7 +135,7 @@ pub struct Batch {
     active: Vec<Decoding>,
     /// Mean tokens of a sentence so far, to guess how many rows fill the room.
     mean: f64,
-    head_rows: Vec<f32>,
+    head: Head,
 }
 
 impl Batch {
@@ -104,7 +155,7 @@ impl Batch {
             sources: Vec::new(),
             active: Vec::new(),
             mean: 32.0,
-            head_rows: Vec::new(),
+            head: Head::default(),
         }
     }
 
@@ -279,26 +330,25 @@ impl Batch {
         let hidden = model.decode(ctx, &rows, &mut self.caches);
         let (width, total) = (self.d_model, rows.len());
         // Rows whose next token is given need no logits.
-        let mut wanted = Vec::new();
         let mut at = 0;
-        self.head_rows.clear();
+        self.head.clear();
         for (i, d) in self.active.iter().enumerate() {
             for r in 0..d.search.rows() {
                 if d.search.forced().is_none() {
-                    wanted.push((i, r));
-                    self.head_rows.extend_from_slice(&hidden[at * width..(at + 1) * width]);
+                    let row = &hidden[at * width..(at + 1) * width];
+                    self.head.want((i, r), row, &self.settings, d.search.ids(r));
                 }
                 at += 1;
             }
         }
         debug_assert_eq!(at, total);
-        let offered = self.offers(ctx, model, &wanted);
+        self.offers(ctx, model);
         ctx.meter.lap(Phase::Head);
         if ctx.failure.is_some() {
             return Vec::new();
         }
         self.keep_routes(ctx, model, step);
-        self.advance(offered)
+        self.advance()
     }
 
     /// Cache rows of every hypothesis' tokens, the one about to be decoded last; none for greedy search, whose rows
@@ -320,28 +370,24 @@ impl Batch {
             .collect()
     }
 
-    /// Candidates of each wanted row, in order.
-    fn offers(&self, ctx: &mut Context, model: &dyn EncoderDecoder, wanted: &[(usize, usize)]) -> Vec<Vec<Candidate>> {
-        let found: Vec<OnceLock<anyhow::Result<Vec<Candidate>>>> = wanted.iter().map(|_| OnceLock::new()).collect();
+    /// Finds the candidates of each wanted row, in order.
+    fn offers(&mut self, ctx: &mut Context, model: &dyn EncoderDecoder) {
+        let head = &mut self.head;
+        let (k, ruled_out) = (self.settings.candidates(), &head.ruled_out);
+        let tops = &mut head.tops;
         ctx.device
-            .head(&self.head_rows, model.head(), LOGITS_BYTES, |i, logits| {
-                let (d, r) = wanted[i];
-                let decoding = &self.active[d];
-                let row = decoding.output.key / self.limits.per_sentence as u64;
-                let offered = candidates(&self.settings, decoding.search.ids(r), logits);
-                let _ = found[i].set(offered.with_context(|| format!("row {row} of the input, counted from 0")));
-            });
-        let mut offered = Vec::with_capacity(found.len());
-        for found in found {
-            match found.into_inner() {
-                Some(Ok(best)) => offered.push(best),
-                Some(Err(error)) => {
-                    ctx.failure.get_or_insert(error);
-                }
-                None => unreachable!("the head visits every row"),
+            .head(&head.rows, model.head(), k, |row| ruled_out.row(row), tops);
+        for (i, &(d, r)) in head.wanted.iter().enumerate() {
+            let decoding = &self.active[d];
+            let (ids, offered) = (decoding.search.ids(r), &mut head.offered.all);
+            let found = candidates(&self.settings, ids, tops.log_sum(i), tops.best(i), offered);
+            head.offered.ends.push(head.offered.all.len());
+            let row = decoding.output.key / self.limits.per_sentence as u64;
+            if let Err(error) = found {
+                ctx.failure
+                    .get_or_insert_with(|| error.context(format!("row {row} of the input, counted from 0")));
             }
         }
-        offered
     }
 
     fn keep_routes(&mut self, ctx: &Context, model: &dyn EncoderDecoder, step: u64) {
@@ -357,16 +403,27 @@ impl Batch {
     }
 
     /// Lets every search choose, and clears away those that ended.
-    fn advance(&mut self, offered: Vec<Vec<Candidate>>) -> Vec<Finished> {
-        let mut offered = offered.into_iter();
+    fn advance(&mut self) -> Vec<Finished> {
+        let mut next = 0;
         let mut finished = Vec::new();
         let mut still = Vec::with_capacity(self.active.len());
         for mut d in std::mem::take(&mut self.active) {
-            let choices = match d.search.forced() {
-                Some(token) => vec![vec![Candidate { token, logprob: 0.0 }]],
-                None => offered.by_ref().take(d.search.rows()).collect(),
+            let ended = match d.search.forced() {
+                Some(token) => d
+                    .search
+                    .advance(&self.settings, &[&[Candidate { token, logprob: 0.0 }]]),
+                None if self.settings.beams == 1 => {
+                    next += 1;
+                    d.search.advance(&self.settings, &[self.head.offered.row(next - 1)])
+                }
+                None => {
+                    let rows = next..next + d.search.rows();
+                    next = rows.end;
+                    let choices: Vec<&[Candidate]> = rows.map(|row| self.head.offered.row(row)).collect();
+                    d.search.advance(&self.settings, &choices)
+                }
             };
-            match d.search.advance(&self.settings, &choices) {
+            match ended {
                 None => still.push(d),
                 Some(hypothesis) => {
                     self.slots.give_back_own(d.own);

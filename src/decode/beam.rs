@@ -62,7 +62,7 @@ impl Beams {
     }
 
     /// One step: extends the hypotheses by the best of their candidates; the result once the search has ended.
-    pub fn advance(&mut self, settings: &Settings, candidates: &[Vec<Candidate>]) -> Option<Hypothesis> {
+    pub fn advance(&mut self, settings: &Settings, candidates: &[impl AsRef<[Candidate]>]) -> Option<Hypothesis> {
         let beams = settings.beams;
         let best = self.best(settings.candidates(), candidates);
         let length = self.running[0].ids.len() + 1;
@@ -105,10 +105,10 @@ impl Beams {
     }
 
     /// The best `count` of all rows' candidates: (sum, row, candidate), best first, ties by row, then token.
-    fn best(&self, count: usize, candidates: &[Vec<Candidate>]) -> Vec<(f32, usize, Candidate)> {
+    fn best(&self, count: usize, candidates: &[impl AsRef<[Candidate]>]) -> Vec<(f32, usize, Candidate)> {
         let rows = self.running.iter().zip(candidates).enumerate();
         let mut all: Vec<(f32, usize, Candidate)> = rows
-            .flat_map(|(row, (h, offered))| offered.iter().map(move |&c| (c.logprob + h.sum, row, c)))
+            .flat_map(|(row, (h, offered))| offered.as_ref().iter().map(move |&c| (c.logprob + h.sum, row, c)))
             .collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.token.cmp(&b.2.token)));
         all.truncate(count);

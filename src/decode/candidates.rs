@@ -1,7 +1,6 @@
 //! From a row of logits to the tokens that may come next (Hugging Face's logits processors).
 
 use super::search::Settings;
-use crate::device::{log_sum_exp, top_k};
 use anyhow::{bail, Result};
 
 /// A token that may come next.
@@ -13,42 +12,43 @@ pub struct Candidate {
     pub logprob: f32,
 }
 
-/// The best `settings.candidates()` continuations of `ids`, best first, from their logits `[vocabulary]` (which are
-/// overwritten where a token is ruled out). Probabilities are those before anything was ruled out.
+/// Tokens that may not follow `ids`, ascending, after those in `out`.
+pub fn ruled_out(settings: &Settings, ids: &[u32], out: &mut Vec<u32>) {
+    let first = out.len();
+    if ids.len() < settings.min_length {
+        out.extend_from_slice(&settings.eos);
+    }
+    out.extend(repeats(settings.no_repeat_ngram, ids));
+    out[first..].sort_unstable();
+}
+
+/// Appends the best continuations of `ids` to `out`, best first: those that the head found (`best`, logit and token) as
+/// log-probabilities, of which `log_sum` is the logarithm of all logits' exponentials, ruled out ones included. Where
+/// fewer are left than asked for, ruled out tokens follow at -inf, as in the reference.
 ///
 /// # Errors
 /// When the logits hold a NaN.
-pub fn candidates(settings: &Settings, ids: &[u32], logits: &mut [f32]) -> Result<Vec<Candidate>> {
-    let total = log_sum_exp(logits);
-    if total.is_nan() {
+pub fn candidates(
+    settings: &Settings,
+    ids: &[u32],
+    log_sum: f32,
+    best: &[(f32, u32)],
+    out: &mut Vec<Candidate>,
+) -> Result<()> {
+    if log_sum.is_nan() {
         bail!(
             "the logits after {} tokens hold a NaN: the weights or the hidden states are damaged",
             ids.len()
         );
     }
-    if let Some(token) = settings.forced_eos.filter(|_| ids.len() + 1 == settings.max_length) {
-        return Ok(vec![Candidate { token, logprob: 0.0 }]);
-    }
-    if ids.len() < settings.min_length {
-        settings.eos.iter().for_each(|&t| rule_out(logits, t));
-    }
-    repeats(settings.no_repeat_ngram, ids).for_each(|t| rule_out(logits, t));
-    let mut best = Vec::new();
-    top_k(logits, settings.candidates(), &mut best)?;
-    // Where fewer are left than asked for, ruled out tokens follow at -inf, as in the reference.
-    Ok(best
-        .into_iter()
-        .map(|(logit, token)| Candidate {
+    match settings.forced_eos.filter(|_| ids.len() + 1 == settings.max_length) {
+        Some(token) => out.push(Candidate { token, logprob: 0.0 }),
+        None => out.extend(best.iter().map(|&(logit, token)| Candidate {
             token,
-            logprob: logit - total,
-        })
-        .collect())
-}
-
-fn rule_out(logits: &mut [f32], token: u32) {
-    if let Some(logit) = logits.get_mut(token as usize) {
-        *logit = f32::NEG_INFINITY;
+            logprob: logit - log_sum,
+        })),
     }
+    Ok(())
 }
 
 /// Tokens that would complete a sequence of `n` tokens for the second time.
@@ -67,6 +67,20 @@ fn repeats(n: usize, ids: &[u32]) -> impl Iterator<Item = u32> + '_ {
 mod tests {
     use super::super::search::EarlyStopping;
     use super::*;
+    use crate::device::{log_sum_exp, top_k};
+
+    /// From a whole row of logits, as the head does it in chunks.
+    fn candidates(settings: &Settings, ids: &[u32], logits: &mut [f32]) -> Result<Vec<Candidate>> {
+        let log_sum = log_sum_exp(logits);
+        let mut tokens = Vec::new();
+        ruled_out(settings, ids, &mut tokens);
+        assert!(tokens.is_sorted());
+        tokens.iter().for_each(|&t| logits[t as usize] = f32::NEG_INFINITY);
+        let (mut best, mut out) = (Vec::new(), Vec::new());
+        let _ = top_k(logits, settings.candidates(), &mut best);
+        super::candidates(settings, ids, log_sum, &best, &mut out)?;
+        Ok(out)
+    }
 
     fn settings() -> Settings {
         Settings {

@@ -117,7 +117,7 @@ impl Search {
     }
 
     /// Takes each row's candidates, best first; the result once the search has ended.
-    pub fn advance(&mut self, settings: &Settings, candidates: &[Vec<Candidate>]) -> Option<Hypothesis> {
+    pub fn advance(&mut self, settings: &Settings, candidates: &[&[Candidate]]) -> Option<Hypothesis> {
         match self {
             Search::Greedy(g) => g.advance(settings, candidates[0][0]),
             Search::Beam(b) => b.advance(settings, candidates),

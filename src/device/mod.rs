@@ -9,5 +9,5 @@ mod cpu;
 
 pub use cpu::{
     exp, exp_slice, log_sum_exp, softmax_in_place, top_k, Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear,
-    NotANumber, Part, Source,
+    NotANumber, Part, Source, Tops,
 };

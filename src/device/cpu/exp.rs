@@ -15,25 +15,36 @@ pub fn exp_slice(x: &mut [f32]) {
     unsafe { Isa::standard().run(Exp { x }) };
 }
 
+/// Elements whose exponentials are summed relative to the largest of them, before such sums are joined.
+pub(super) const CHUNK: usize = 1024;
+
 /// `log(sum(exp(row)))`; `-inf` for an empty row or one of `-inf` only. A NaN anywhere gives NaN.
+///
+/// Chunks of 1024 elements are summed each for itself and joined in order, so that a row that is never there as a whole
+/// (the logits of a large vocabulary) has the same bits.
 pub fn log_sum_exp(row: &[f32]) -> f32 {
     // SAFETY: the standard set is available.
-    let (max, sum) = unsafe { Isa::standard().run(MaxAndSum { row }) };
-    log_of(max, sum)
+    let part = |chunk| unsafe { Isa::standard().run(MaxAndSum { row: chunk }) };
+    let parts: Vec<(f32, f32)> = row.chunks(CHUNK).map(part).collect();
+    log_of_parts(parts.iter().copied())
+}
+
+/// The logarithm of a sum of exponentials in parts, each its largest exponent m and its sum of `exp(x - m)`.
+pub(super) fn log_of_parts(parts: impl Iterator<Item = (f32, f32)> + Clone) -> f32 {
+    let max = parts.clone().fold(f32::NEG_INFINITY, |max, part| max.max(part.0));
+    let shift = finite_or_zero(max);
+    let sum: f64 = parts.map(|(m, sum)| f64::from(exp(m - shift)) * f64::from(sum)).sum();
+    if max == f32::NEG_INFINITY && !sum.is_nan() {
+        return max;
+    }
+    // In f64 the logarithm costs nothing and rounds once.
+    max + sum.ln() as f32
 }
 
 /// Softmax of a row, in place. All `-inf` (or an empty row) becomes all 0; a NaN makes all NaN.
 pub fn softmax_in_place(row: &mut [f32]) {
     // SAFETY: the standard set is available.
     unsafe { Isa::standard().run(Softmax { row }) };
-}
-
-fn log_of(max: f32, sum: f32) -> f32 {
-    if max == f32::NEG_INFINITY && !sum.is_nan() {
-        return max;
-    }
-    // The sum is at most the row's length: its logarithm in f64 costs nothing and rounds once.
-    max + f64::from(sum).ln() as f32
 }
 
 /// The exponential of each lane.
@@ -132,8 +143,9 @@ impl Kernel for Exp<'_> {
     }
 }
 
-struct MaxAndSum<'a> {
-    row: &'a [f32],
+/// The largest element and the sum of `exp(x - largest)`; the largest of none, or of `-inf` only, is `-inf` with sum 0.
+pub(super) struct MaxAndSum<'a> {
+    pub row: &'a [f32],
 }
 
 impl Kernel for MaxAndSum<'_> {

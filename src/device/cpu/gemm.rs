@@ -42,8 +42,12 @@ pub(super) struct Product<'a> {
     pub rows: Range<usize>,
     pub panels: Range<usize>,
     pub epilogue: Epilogue,
-    /// `[rows, outputs]`
+    /// Rows from row 0 on, of which only `rows` are written: `[rows.end, stride]`.
     pub out: Shared,
+    /// Elements from one row of `out` to the next.
+    pub stride: usize,
+    /// Output that a row of `out` begins with.
+    pub first: usize,
 }
 
 impl Product<'_> {
@@ -186,7 +190,7 @@ impl Tiles<'_> {
         let p = &self.product;
         let (outputs, bias) = (p.weights.outputs, p.weights.bias());
         for row in rows {
-            let out = p.out.at((p.rows.start + row) * outputs);
+            let out = p.out.at((p.rows.start + row) * p.stride);
             for j in 0..vectors {
                 let column = (v + j) * 16;
                 if column >= outputs {
@@ -200,7 +204,7 @@ impl Tiles<'_> {
                     // Zero first: a NaN stays one.
                     sum = L::splat(0.0).max(sum);
                 }
-                let (to, n) = (out.add(column), outputs - column);
+                let (to, n) = (out.add(column - p.first), outputs - column);
                 match (p.epilogue == Epilogue::Add, n >= 16) {
                     (true, true) => L::load(to).add(sum).store(to),
                     (true, false) => L::load_part(to, n, 0.0).add(sum).store_part(to, n),

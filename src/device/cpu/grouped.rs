@@ -82,6 +82,8 @@ impl Cpu {
                 panels,
                 epilogue: epi,
                 out,
+                stride: groups[group].weights.outputs,
+                first: 0,
             };
             // SAFETY: a device's instruction set is available; `check` has seen that rows lie inside and are in one group
             // only; the tasks of a group don't overlap.

@@ -1,8 +1,19 @@
 //! The way out of a model: logits over the vocabulary, and the best of them.
+use std::cell::RefCell;
+use std::cmp::Ordering;
+
+use super::exp::{log_of_parts, MaxAndSum, CHUNK};
+use super::gemm::Product;
 use super::isa::{Isa, Kernel};
 use super::lanes::Lanes;
+use super::linear::PANEL;
 use super::pool::Shared;
 use super::{Cpu, Epilogue, Linear};
+
+/// Rows whose logits against a chunk of outputs are in cache at a time.
+const ROWS: usize = 64;
+/// Candidates that are kept at a time (32 MiB).
+const MOST_CANDIDATES: usize = 4 << 20;
 
 /// A value that is not a number stood where an order was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,39 +34,177 @@ impl std::fmt::Display for NotANumber {
 
 impl std::error::Error for NotANumber {}
 
+/// What [`Cpu::head`] found; the buffers keep their memory from call to call.
+#[derive(Debug, Default)]
+pub struct Tops {
+    width: usize,
+    /// `[rows, width]`: logit and output, the best first.
+    best: Vec<(f32, u32)>,
+    /// `[rows]`
+    log_sums: Vec<f32>,
+    /// Largest logit and sum of exponentials of each chunk of outputs, `[rows, chunks]`.
+    parts: Vec<(f32, f32)>,
+    /// The best of each chunk, `[rows, chunks, width]`; places without one hold [`NOTHING`].
+    candidates: Vec<(f32, u32)>,
+}
+
+/// An output that is none.
+const NOTHING: (f32, u32) = (f32::NEG_INFINITY, u32::MAX);
+
+impl Tops {
+    /// The best outputs of a row with their logits, the best first, of equal ones the lower output first.
+    pub fn best(&self, row: usize) -> &[(f32, u32)] {
+        &self.best[row * self.width..][..self.width]
+    }
+
+    /// [`log_sum_exp`](super::log_sum_exp) of a row's logits; NaN if they hold one.
+    pub fn log_sum(&self, row: usize) -> f32 {
+        self.log_sums[row]
+    }
+
+    /// Room for `rows` rows.
+    fn reset(&mut self, rows: usize, chunks: usize, width: usize) {
+        self.width = width;
+        self.best.clear();
+        self.log_sums.clear();
+        self.parts.resize(rows * chunks, (0.0, 0.0));
+        self.candidates.resize(rows * chunks * width, NOTHING);
+    }
+
+    /// Joins the chunks of the first `rows` rows, in order.
+    fn join(&mut self, rows: usize, chunks: usize) {
+        let width = self.width;
+        for row in 0..rows {
+            let parts = self.parts[row * chunks..][..chunks].iter().copied();
+            self.log_sums.push(log_of_parts(parts));
+            let all = &mut self.candidates[row * chunks * width..][..chunks * width];
+            let missing = |c: &(f32, u32)| c.1 == NOTHING.1;
+            if width == 1 {
+                let real = all.iter().filter(|c| !missing(c));
+                let best = real.copied().reduce(|best, c| if c.0 > best.0 { c } else { best });
+                self.best.push(best.unwrap_or(NOTHING));
+            } else {
+                // Stable, and chunks come in order: of equal logits the lower output stays ahead.
+                let order = |a: &(f32, u32), b: &(f32, u32)| b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal);
+                all.sort_by(|a, b| missing(a).cmp(&missing(b)).then(order(a, b)));
+                self.best.extend_from_slice(&all[..width]);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Logits of some rows against a chunk of outputs, and the best of a row; kept.
+    static CHUNK_LOGITS: RefCell<(Vec<f32>, Vec<(f32, u32)>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
 impl Cpu {
-    /// The logits of each row of `x` `[rows, d]` against `w` `[vocabulary, d]`, in blocks of rows whose logits stay
-    /// under `max_bytes` (one row at least). `each(row, logits)` is called once a row, on several threads and in no fixed
-    /// order; `logits` is its to change.
+    /// The `k` best outputs of each row of `x` `[rows, d]` against `w` `[vocabulary, d]`, and the logarithm of the sum of
+    /// all logits' exponentials. `ruled_out(row)` names outputs, ascending, that count as `-inf` among the best (not in
+    /// the sum). Logits are used chunk by chunk of the vocabulary, while they are in cache; what is found has the same
+    /// bits as from whole rows of logits ([`log_sum_exp`](super::log_sum_exp), [`top_k`]).
     ///
     /// # Panics
     /// If `x` is no whole number of rows.
-    pub fn head(&self, x: &[f32], w: &Linear, max_bytes: usize, each: impl Fn(usize, &mut [f32]) + Sync) {
-        let (rows, v) = (x.len() / w.inputs, w.outputs);
-        assert_eq!(
-            x.len(),
-            rows * w.inputs,
-            "head: x is no whole number of rows of {}",
-            w.inputs
-        );
-        let block = (max_bytes / (v * size_of::<f32>()).max(1)).clamp(1, rows.max(1));
-        let mut buffer = self.take_logits();
-        if buffer.len() < block * v {
-            buffer.resize(block * v, 0.0);
-        }
-        for first in (0..rows).step_by(block) {
-            let count = block.min(rows - first);
-            let logits = &mut buffer[..count * v];
-            self.linear(&x[first * w.inputs..][..count * w.inputs], w, Epilogue::Store, logits);
-            let logits = Shared(logits.as_mut_ptr());
-            self.for_each(count, (count * v) as f64, |i| {
-                // SAFETY: each task has a row of its own inside the buffer, which lives until all are done.
-                each(first + i, unsafe {
-                    std::slice::from_raw_parts_mut(logits.at(i * v), v)
+    pub fn head<'r>(
+        &self,
+        x: &[f32],
+        w: &Linear,
+        k: usize,
+        ruled_out: impl Fn(usize) -> &'r [u32] + Sync,
+        found: &mut Tops,
+    ) {
+        let (d, rows) = (w.inputs, x.len() / w.inputs);
+        assert_eq!(x.len(), rows * d, "head: x is no whole number of rows of {d}");
+        let (chunks, width) = (w.outputs.div_ceil(CHUNK), k.min(w.outputs));
+        // Rows at a time, so that wide searches over large vocabularies don't take much memory.
+        let most = (MOST_CANDIDATES / (chunks * width).max(1)).clamp(1, rows.max(1));
+        found.reset(most, chunks, width);
+        for first in (0..rows).step_by(most) {
+            let count = most.min(rows - first);
+            let blocks = count.div_ceil(ROWS);
+            let parts = Shared(found.parts.as_mut_ptr());
+            let candidates = Shared(found.candidates.as_mut_ptr());
+            let nanoseconds = (count * w.outputs) as f64 * d as f64 / 50.0;
+            self.for_each(chunks * blocks, nanoseconds, |task| {
+                let (chunk, block) = (task / blocks, task % blocks);
+                let rows = block * count / blocks..(block + 1) * count / blocks;
+                let x = &x[(first + rows.start) * d..(first + rows.end) * d];
+                self.chunk(x, w, chunk, |i, logits, best| {
+                    let row = rows.start + i;
+                    let part = self.best_of_chunk(logits, chunk * CHUNK, ruled_out(first + row), width, best);
+                    // SAFETY: each chunk of each row has places of its own in both buffers, which live until all are
+                    // done; no more than `width` are the best.
+                    unsafe {
+                        *parts.at(row * chunks + chunk) = part;
+                        let to = candidates.at((row * chunks + chunk) * width);
+                        for j in 0..width {
+                            *to.add(j) = best.get(j).copied().unwrap_or(NOTHING);
+                        }
+                    }
                 });
             });
+            found.join(count, chunks);
         }
-        self.keep_logits(buffer);
+    }
+
+    /// The best of a row's logits of the outputs from `first` on, into `best` (nothing if one is NaN); gives the largest
+    /// logit and the sum of exponentials, ruled out ones included.
+    fn best_of_chunk(
+        &self,
+        logits: &mut [f32],
+        first: usize,
+        ruled_out: &[u32],
+        width: usize,
+        best: &mut Vec<(f32, u32)>,
+    ) -> (f32, f32) {
+        // SAFETY: a device's instruction set is available.
+        let part = unsafe { self.isa.run(MaxAndSum { row: logits }) };
+        let at = |output: usize| ruled_out.partition_point(|&o| (o as usize) < output);
+        for &output in &ruled_out[at(first)..at(first + logits.len())] {
+            logits[output as usize - first] = f32::NEG_INFINITY;
+        }
+        let (row, k, out) = (&*logits, width, &mut *best);
+        // SAFETY: as above.
+        if unsafe { self.isa.run(TopK { row, k, out }) }.is_err() {
+            // The NaN is in the sum.
+            best.clear();
+        }
+        best.iter_mut().for_each(|b| b.1 += first as u32);
+        part
+    }
+
+    /// Calls `each(row, logits, scratch)` with each row's logits of one chunk of outputs.
+    fn chunk(
+        &self,
+        x: &[f32],
+        w: &Linear,
+        chunk: usize,
+        mut each: impl FnMut(usize, &mut [f32], &mut Vec<(f32, u32)>),
+    ) {
+        let rows = x.len() / w.inputs;
+        let (outputs, panels) = (chunk * CHUNK..w.outputs.min((chunk + 1) * CHUNK), CHUNK / PANEL);
+        CHUNK_LOGITS.with_borrow_mut(|(logits, best)| {
+            if logits.len() < rows * CHUNK {
+                logits.resize(rows * CHUNK, 0.0);
+            }
+            let product = Product {
+                x,
+                source: None,
+                weights: w,
+                rows: 0..rows,
+                panels: chunk * panels..w.panels().min((chunk + 1) * panels),
+                epilogue: Epilogue::Store,
+                out: Shared(logits.as_mut_ptr()),
+                stride: CHUNK,
+                first: outputs.start,
+            };
+            // SAFETY: a device's instruction set is available; rows and panels are there; the buffer is this thread's.
+            unsafe { product.compute(self.isa) };
+            for (i, row) in logits.chunks_exact_mut(CHUNK).take(rows).enumerate() {
+                each(i, &mut row[..outputs.len()], best);
+            }
+        });
     }
 }
 

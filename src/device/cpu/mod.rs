@@ -15,11 +15,9 @@ mod pool;
 pub use attention::{Attend, KeyRows};
 pub use exp::{exp, exp_slice, log_sum_exp, softmax_in_place};
 pub use grouped::Group;
-pub use head::{top_k, NotANumber};
+pub use head::{top_k, NotANumber, Tops};
 pub use isa::Isa;
 pub use linear::{Dtype, Linear, Part, Source};
-
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{ensure, Result};
 
@@ -38,8 +36,6 @@ pub enum Epilogue {
 pub struct Cpu {
     isa: Isa,
     pool: pool::Pool,
-    /// The buffer of [`Cpu::head`]; grows, and is kept.
-    logits: Mutex<Vec<f32>>,
 }
 
 impl Cpu {
@@ -66,7 +62,6 @@ impl Cpu {
         Ok(Cpu {
             isa,
             pool: pool::Pool::start(threads)?,
-            logits: Mutex::default(),
         })
     }
 
@@ -83,13 +78,5 @@ impl Cpu {
     /// See [`pool::Pool::for_each`].
     fn for_each(&self, tasks: usize, nanoseconds: f64, each: impl Fn(usize) + Sync) {
         self.pool.for_each(tasks, nanoseconds, each);
-    }
-
-    fn take_logits(&self) -> Vec<f32> {
-        std::mem::take(&mut self.logits.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn keep_logits(&self, buffer: Vec<f32>) {
-        *self.logits.lock().unwrap_or_else(PoisonError::into_inner) = buffer;
     }
 }

@@ -67,20 +67,27 @@ impl Pool {
 }
 
 /// A pointer into a buffer of which each task writes a part of its own.
-#[derive(Clone, Copy)]
-pub(super) struct Shared(pub *mut f32);
+pub(super) struct Shared<T = f32>(pub *mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
 
 // SAFETY: tasks write disjoint parts, as each user of this type says.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
+impl<T> Shared<T> {
     /// The element at `offset`.
     ///
     /// # Safety
     /// It lies inside the buffer.
-    pub(super) unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub(super) unsafe fn at(self, offset: usize) -> *mut T {
         // SAFETY: the caller's.
         unsafe { self.0.add(offset) }
     }
