@@ -8,6 +8,6 @@
 mod cpu;
 
 pub use cpu::{
-    exp, exp_slice, log_sum_exp, softmax_in_place, top_k, Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear,
-    NotANumber, Part, Source,
+    exp, exp_slice, log_sum_exp, softmax_in_place, top_k, Attend, Cpu, Dtype, Element, Epilogue, Group, Isa, KeyRows,
+    Linear, NotANumber, Part, Source,
 };

@@ -12,7 +12,7 @@ mod linear;
 mod norm;
 mod pool;
 
-pub use attention::{Attend, KeyRows};
+pub use attention::{Attend, Element, KeyRows};
 pub use exp::{exp, exp_slice, log_sum_exp, softmax_in_place};
 pub use grouped::Group;
 pub use head::{top_k, NotANumber};
