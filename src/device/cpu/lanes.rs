@@ -79,6 +79,22 @@ pub(super) trait Lanes: Copy {
         [four[0].sum(), four[1].sum(), four[2].sum(), four[3].sum()]
     }
 
+    /// Lane `i` of vector `j` as lane `j` of vector `i`.
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
+        let mut columns = [[0.0; 16]; 16];
+        for (i, row) in rows.into_iter().enumerate() {
+            for (column, x) in columns.iter_mut().zip(row.to_array()) {
+                column[i] = x;
+            }
+        }
+        let mut out = rows;
+        for (out, column) in out.iter_mut().zip(columns) {
+            *out = Self::load(column.as_ptr());
+        }
+        out
+    }
+
     /// The largest lane that is a number; `-inf` if there is none.
     #[inline(always)]
     unsafe fn largest(self) -> f32 {

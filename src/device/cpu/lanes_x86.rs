@@ -98,6 +98,14 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn sum_each([a, b, c, d]: [Self; 4]) -> [f32; 4] {
         sum_each_of_8(halves(a.0), halves(b.0), halves(c.0), halves(d.0))
     }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        _mm512_reduce_max_ps(_mm512_max_ps(self.0, _mm512_set1_ps(f32::NEG_INFINITY)))
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
+        transpose_512(rows)
+    }
 }
 
 /// Two AVX2 registers.
@@ -198,6 +206,37 @@ unsafe fn even_512(x: __m512i) -> __m512 {
 #[inline(always)]
 unsafe fn odd_512(x: __m512i) -> __m512 {
     _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())))
+}
+
+/// See [`Lanes::transpose`]: neighbouring rows are interleaved by one lane, by two, then by four and by eight.
+#[inline(always)]
+unsafe fn transpose_512<const BF16: bool>(mut rows: [Avx512<BF16>; 16]) -> [Avx512<BF16>; 16] {
+    let mut a = [_mm512_setzero_ps(); 16];
+    let mut b = a;
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_ps(rows[2 * i].0, rows[2 * i + 1].0);
+        a[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i].0, rows[2 * i + 1].0);
+    }
+    let pairs = |low: __m512, high: __m512| (_mm512_castps_pd(low), _mm512_castps_pd(high));
+    for i in (0..16).step_by(4) {
+        for j in 0..2 {
+            let (low, high) = pairs(a[i + j], a[i + j + 2]);
+            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    // b[4 i + c] has columns c, c + 4, c + 8, c + 12 of rows 4 i to 4 i + 3.
+    for c in 0..4 {
+        let even_low = _mm512_shuffle_f32x4::<0b10_00_10_00>(b[c], b[4 + c]);
+        let odd_low = _mm512_shuffle_f32x4::<0b11_01_11_01>(b[c], b[4 + c]);
+        let even_high = _mm512_shuffle_f32x4::<0b10_00_10_00>(b[8 + c], b[12 + c]);
+        let odd_high = _mm512_shuffle_f32x4::<0b11_01_11_01>(b[8 + c], b[12 + c]);
+        rows[c] = Avx512(_mm512_shuffle_f32x4::<0b10_00_10_00>(even_low, even_high));
+        rows[c + 8] = Avx512(_mm512_shuffle_f32x4::<0b11_01_11_01>(even_low, even_high));
+        rows[c + 4] = Avx512(_mm512_shuffle_f32x4::<0b10_00_10_00>(odd_low, odd_high));
+        rows[c + 12] = Avx512(_mm512_shuffle_f32x4::<0b11_01_11_01>(odd_low, odd_high));
+    }
+    rows
 }
 
 /// 8 bfloat16 as f32.

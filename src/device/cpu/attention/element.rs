@@ -49,15 +49,3 @@ pub(super) unsafe fn load_part<L: Lanes, T: Element>(p: *const T, n: usize) -> L
     std::ptr::copy_nonoverlapping(p.cast::<u16>(), lanes.as_mut_ptr(), n);
     L::load_bf16(lanes.as_ptr())
 }
-
-/// Element `p` points to.
-///
-/// # Safety
-/// It is valid.
-#[inline(always)]
-pub(super) unsafe fn read<T: Element>(p: *const T) -> f32 {
-    match T::BF16 {
-        true => f32::from_bits(u32::from(p.cast::<u16>().read()) << 16),
-        false => p.cast::<f32>().read(),
-    }
-}

@@ -61,20 +61,27 @@ impl<T: Element> Rows<'_, T> {
     unsafe fn several_heads<L: Lanes, const H: usize, const N: usize>(&mut self, query: usize, head: usize) {
         let (rows, offset) = (self.a.rows[query], head * self.a.head_dim);
         let q = self.a.q.as_ptr().add(query * self.a.q_stride + offset);
-        let mut held = [[L::splat(0.0); N]; H];
-        for (h, held) in held.iter_mut().enumerate() {
-            *held = vectors(q.add(h * N * 16));
-        }
+        let out = self.out.at((query * self.a.heads + head) * self.a.head_dim);
         let mut softmax = [Running::START; H];
-        let mut sums = [[L::splat(0.0); N]; H];
+        if rows.is_empty() {
+            std::slice::from_raw_parts_mut(out, H * N * 16).fill(0.0);
+        }
         for start in (0..rows.len()).step_by(KEYS) {
             let keys = start..rows.len().min(start + KEYS);
-            self.score::<L, H, N>(&held, rows, keys.clone(), offset);
-            for (h, (softmax, sums)) in softmax.iter_mut().zip(&mut sums).enumerate() {
-                let scores = &mut self.scores[h * KEYS..][..keys.len()];
-                let factor = L::splat(softmax.take::<L>(scores));
-                for sum in sums {
-                    *sum = sum.mul(factor);
+            self.score::<L, H, N>(q, rows, keys.clone(), offset);
+            let (mut factor, mut inverse) = ([1.0; H], [1.0; H]);
+            for (h, softmax) in softmax.iter_mut().enumerate() {
+                factor[h] = softmax.take::<L>(padded(&mut self.scores[h * KEYS..], keys.len()));
+                if keys.end == rows.len() {
+                    inverse[h] = softmax.inverse();
+                }
+            }
+            let mut sums = [[L::splat(0.0); N]; H];
+            if start > 0 {
+                for (h, sums) in sums.iter_mut().enumerate() {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = L::load(out.add((h * N + j) * 16)).mul(L::splat(factor[h]));
+                    }
                 }
             }
             for (i, key) in keys.enumerate() {
@@ -86,26 +93,29 @@ impl<T: Element> Rows<'_, T> {
                     }
                 }
             }
-        }
-        let out = self.out.at((query * self.a.heads + head) * self.a.head_dim);
-        for (h, (sums, softmax)) in sums.iter().zip(&softmax).enumerate() {
-            for (j, sum) in sums.iter().enumerate() {
-                sum.mul(L::splat(softmax.inverse())).store(out.add((h * N + j) * 16));
+            for (h, sums) in sums.iter().enumerate() {
+                for (j, sum) in sums.iter().enumerate() {
+                    sum.mul(L::splat(inverse[h])).store(out.add((h * N + j) * 16));
+                }
             }
         }
     }
 
-    /// Scores of a block of keys with the queries' heads in `held`, `[H][KEYS]`.
+    /// Scores of a block of keys with `H` heads of the query at `q`, into `[H][KEYS]`.
     #[inline(always)]
     unsafe fn score<L: Lanes, const H: usize, const N: usize>(
         &mut self,
-        held: &[[L; N]; H],
+        q: *const f32,
         rows: KeyRows<'_>,
         keys: Range<usize>,
         offset: usize,
     ) {
         let a = self.a;
         let (k, v) = (a.k.as_ptr().add(offset), a.v.as_ptr().add(offset));
+        let mut held = [[L::splat(0.0); N]; H];
+        for (h, held) in held.iter_mut().enumerate() {
+            *held = vectors(q.add(h * N * 16));
+        }
         for (i, key) in keys.enumerate() {
             if key + AHEAD < rows.len() {
                 let ahead = rows.at(key + AHEAD) * a.kv_stride;
@@ -152,13 +162,13 @@ impl<T: Element> Rows<'_, T> {
                     *score = a.scale * sum;
                 }
             }
-            let factor = L::splat(softmax.take::<L>(scores));
+            let factor = L::splat(softmax.take::<L>(padded(&mut *self.scores, count)));
             let inverse = match start + count == rows.len() {
                 true => softmax.inverse(),
                 false => 1.0,
             };
             let block = Weighted {
-                scores,
+                scores: &self.scores[..count],
                 rows,
                 start,
                 v,
@@ -169,6 +179,14 @@ impl<T: Element> Rows<'_, T> {
             block.all(out, d);
         }
     }
+}
+
+/// `n` scores and `-inf` up to the next multiple of 16: a store of part of a vector costs more than one of all.
+#[inline(always)]
+fn padded(scores: &mut [f32], n: usize) -> &mut [f32] {
+    let whole = n.next_multiple_of(16);
+    scores[n..whole].fill(f32::NEG_INFINITY);
+    &mut scores[..whole]
 }
 
 /// The weighted sum of a block of values of one query and head.

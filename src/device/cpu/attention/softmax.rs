@@ -19,11 +19,11 @@ impl Running {
         sum: 0.0,
     };
 
-    /// Takes a block of scores in, which become `exp(score - max)`. Returns the factor that corrects what was summed
-    /// before.
+    /// Takes a block of scores in, a multiple of 16 of them with `-inf` beyond the last key's; they become
+    /// `exp(score - max)`. Returns the factor that corrects what was summed before.
     #[inline(always)]
     pub(super) unsafe fn take<L: Lanes>(&mut self, scores: &mut [f32]) -> f32 {
-        debug_assert!(scores.len() <= KEYS, "a block of {} keys", scores.len());
+        debug_assert!(scores.len() <= KEYS && scores.len().is_multiple_of(16));
         let largest = max_of::<L>(scores);
         let max = if largest > self.max { largest } else { self.max };
         // All -inf: subtract 0, since -inf - -inf is NaN.

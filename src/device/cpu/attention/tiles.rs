@@ -5,7 +5,7 @@
 //! in which [`super::rows`] sums it across a vector's lanes: 16 chains, then their tree.
 use std::ops::Range;
 
-use super::element::{load, load_part, read};
+use super::element::{load, load_part};
 use super::softmax::Running;
 use super::{floats, Attend, Element, KEYS};
 use crate::device::cpu::isa::Kernel;
@@ -17,8 +17,8 @@ use crate::device::cpu::pool::Shared;
 const QUERIES: usize = 16;
 /// Queries of a tile.
 const TILE: usize = 4;
-/// Packed keys and values, in floats, that should stay in the second-level cache.
-const PACKED: usize = 64 << 10;
+/// Packed queries, keys and values of short sentences, in floats, that should stay in the first-level cache.
+const PACKED: usize = 6 << 10;
 
 /// Some heads of queries that have the same rows.
 pub(super) struct Tiles<'a, T> {
@@ -37,7 +37,7 @@ impl<T: Element> Kernel for Tiles<'_, T> {
         let (a, rows) = (self.a, self.a.rows[self.queries.start]);
         let vectors = a.head_dim.div_ceil(16);
         let keys = rows.len().min(KEYS).next_multiple_of(16);
-        let most = (PACKED / (2 * keys * vectors * 16)).clamp(1, self.heads.len());
+        let most = (PACKED / (3 * keys * vectors * 16)).clamp(1, self.heads.len());
         let room = Room {
             keys,
             width: vectors * 16,
@@ -51,6 +51,7 @@ impl<T: Element> Kernel for Tiles<'_, T> {
                 a,
                 queries: self.queries.clone(),
                 heads,
+                last_head: self.heads.end,
                 room,
                 scratch,
                 out: self.out,
@@ -87,14 +88,14 @@ impl Room {
         self.key(self.heads) + head * self.keys * self.width
     }
 
-    /// A block of queries, `[QUERIES][width]`.
-    fn query(&self) -> usize {
-        self.value(self.heads)
+    /// Queries of a head, `[queries][width]`, with room for a whole last tile.
+    fn query(&self, head: usize) -> usize {
+        self.value(self.heads) + head * self.queries.next_multiple_of(TILE) * self.width
     }
 
     /// Scores of a block of queries, `[QUERIES][keys]`.
     fn score(&self) -> usize {
-        self.query() + QUERIES * self.width
+        self.query(self.heads)
     }
 
     /// The softmax of each head and query, `[heads][queries]`, two floats each.
@@ -112,6 +113,8 @@ struct Group<'a, T> {
     a: &'a Attend<'a, T>,
     queries: Range<usize>,
     heads: Range<usize>,
+    /// End of the heads of the task.
+    last_head: usize,
     room: Room,
     scratch: *mut f32,
     out: Shared,
@@ -126,6 +129,7 @@ impl<T: Element> Group<'_, T> {
         for i in 0..self.heads.len() * self.queries.len() {
             softmax.add(i).write(Running::START);
         }
+        self.pack_queries::<L>();
         for start in (0..all).step_by(KEYS) {
             let keys = start..all.min(start + KEYS);
             self.pack::<L>(keys.clone());
@@ -148,24 +152,32 @@ impl<T: Element> Group<'_, T> {
     #[inline(always)]
     unsafe fn pack<L: Lanes>(&self, keys: Range<usize>) {
         let (a, rows, room) = (self.a, self.a.rows[self.queries.start], &self.room);
-        let d = a.head_dim;
-        for four in (0..keys.len()).step_by(4) {
+        for sixteen in (0..keys.len()).step_by(16) {
             // Beyond the end the last key is repeated: those scores are not looked at.
-            let at: [usize; 4] =
-                std::array::from_fn(|i| rows.at(keys.start + (four + i).min(keys.len() - 1)) * a.kv_stride);
+            let last = keys.len() - 1;
+            let at: [usize; 16] = std::array::from_fn(|i| rows.at(keys.start + last.min(sixteen + i)) * a.kv_stride);
             for (h, head) in self.heads.clone().enumerate() {
-                let from = at.map(|at| a.k.as_ptr().add(at + head * d));
-                let to = self.scratch.add(room.key(h) + four / 16 * 16 * room.width + four % 16);
-                transpose(from, d, to);
-                for i in d..room.width {
-                    to.add(i * 16).cast::<[f32; 4]>().write_unaligned([0.0; 4]);
+                let to = self.scratch.add(room.key(h) + sixteen * room.width);
+                transpose::<L, T>(a.k.as_ptr().add(head * a.head_dim), &at, a.head_dim, to);
+            }
+            for (i, at) in at.iter().enumerate().take(keys.len() - sixteen) {
+                for (h, head) in self.heads.clone().enumerate() {
+                    let to = self.scratch.add(room.value(h) + (sixteen + i) * room.width);
+                    copy::<L, T>(a.v.as_ptr().add(at + head * a.head_dim), a.head_dim, to);
                 }
             }
-            for (i, at) in at.iter().enumerate().take(keys.len() - four) {
-                for (h, head) in self.heads.clone().enumerate() {
-                    let to = self.scratch.add(room.value(h) + (four + i) * room.width);
-                    copy::<L, T>(a.v.as_ptr().add(at + head * d), d, to);
-                }
+        }
+    }
+
+    /// Copies all heads of the queries, query after query as they lie in memory.
+    #[inline(always)]
+    unsafe fn pack_queries<L: Lanes>(&self) {
+        let a = self.a;
+        for (i, query) in self.queries.clone().enumerate() {
+            for (h, head) in self.heads.clone().enumerate() {
+                let from = a.q.as_ptr().add(query * a.q_stride + head * a.head_dim);
+                let to = self.scratch.add(self.room.query(h) + i * self.room.width);
+                copy::<L, f32>(from, a.head_dim, to);
             }
         }
     }
@@ -174,13 +186,12 @@ impl<T: Element> Group<'_, T> {
     #[inline(always)]
     unsafe fn block<L: Lanes, const N: usize>(&self, block: &Block) {
         let (a, room, head) = (self.a, &self.room, self.heads.start + block.head);
-        let (q, scores) = (self.scratch.add(room.query()), self.scratch.add(room.score()));
-        for (i, query) in block.queries.clone().enumerate() {
-            let from = a.q.as_ptr().add(query * a.q_stride + head * a.head_dim);
-            copy::<L, f32>(from, a.head_dim, q.add(i * room.width));
-        }
+        let first = block.queries.start - self.queries.start;
+        let q = self.scratch.add(room.query(block.head) + first * room.width);
+        let scores = self.scratch.add(room.score());
         let tiles = block.queries.len().div_ceil(TILE);
-        for vector in 0..block.keys.div_ceil(16) {
+        let padded = block.keys.next_multiple_of(16);
+        for vector in 0..padded / 16 {
             let k = self.scratch.add(room.key(block.head) + vector * 16 * room.width);
             for tile in 0..tiles {
                 let (q, to) = (
@@ -188,19 +199,23 @@ impl<T: Element> Group<'_, T> {
                     scores.add(tile * TILE * room.keys + vector * 16),
                 );
                 self.scores::<L, N>(q, k, to);
+                if (vector + 1) * 16 > block.keys {
+                    self.cut_scores::<L>(to, block.keys % 16);
+                }
             }
         }
         // Queries beyond the end of the last tile have no softmax; what is made of them is not stored.
         let (mut factor, mut inverse) = ([0.0; QUERIES], [0.0; QUERIES]);
         let softmax = self.scratch.add(room.softmax()).cast::<Running>();
-        let softmax = softmax.add(block.head * room.queries + block.queries.start - self.queries.start);
+        let softmax = softmax.add(block.head * room.queries + first);
         for i in 0..block.queries.len() {
-            let scores = std::slice::from_raw_parts_mut(scores.add(i * room.keys), block.keys);
+            let scores = std::slice::from_raw_parts_mut(scores.add(i * room.keys), padded);
             factor[i] = (*softmax.add(i)).take::<L>(scores);
             inverse[i] = if block.last { (*softmax.add(i)).inverse() } else { 1.0 };
         }
         for tile in 0..tiles {
             let first = block.queries.start + tile * TILE;
+            self.ask_ahead::<L>(first - self.queries.start);
             let sums = Sums {
                 p: scores.add(tile * TILE * room.keys),
                 p_stride: room.keys,
@@ -214,6 +229,42 @@ impl<T: Element> Group<'_, T> {
                 queries: TILE.min(block.queries.end - first),
             };
             sums.all::<L>(a.head_dim);
+        }
+    }
+
+    /// Puts `-inf` behind the first `n` of 16 scores of a tile of queries.
+    #[inline(always)]
+    unsafe fn cut_scores<L: Lanes>(&self, scores: *mut f32, n: usize) {
+        // Added, since what is there is the last key's score, and not for this alone infinite.
+        let cut = L::load_part([0.0; 16].as_ptr(), n, f32::NEG_INFINITY);
+        for query in 0..TILE {
+            let scores = scores.add(query * self.room.keys);
+            L::load(scores).add(cut).store(scores);
+        }
+    }
+
+    /// Asks for what the next heads need of a tile of queries, and of as many keys.
+    #[inline(always)]
+    unsafe fn ask_ahead<L: Lanes>(&self, first: usize) {
+        let (a, rows) = (self.a, self.a.rows[self.queries.start]);
+        let next = self.heads.end * a.head_dim;
+        let most = (self.last_head - self.heads.end).min(self.heads.len()) * a.head_dim;
+        for i in first..first + TILE {
+            if i < self.queries.len() {
+                let q = a.q.as_ptr().add((self.queries.start + i) * a.q_stride + next);
+                (0..most).step_by(16).for_each(
+                    #[inline(always)]
+                    |j| L::prefetch(q.wrapping_add(j)),
+                );
+            }
+            if i < rows.len() {
+                let row = rows.at(i) * a.kv_stride + next;
+                let (k, v) = (a.k.as_ptr().add(row), a.v.as_ptr().add(row));
+                for j in (0..most).step_by(64 / size_of::<T>()) {
+                    L::prefetch(k.wrapping_add(j).cast());
+                    L::prefetch(v.wrapping_add(j).cast());
+                }
+            }
         }
     }
 
@@ -385,32 +436,22 @@ impl Sums<'_> {
     }
 }
 
-/// Columns of four rows of `d` elements as rows of four, 16 apart.
+/// 16 rows of `d` elements, which begin at `at` after `from`, as columns: `[width][16]`.
 #[inline(always)]
-unsafe fn transpose<T: Element>(from: [*const T; 4], d: usize, to: *mut f32) {
-    let whole = d / 4 * 4;
-    for c in (0..whole).step_by(4) {
-        let mut rows = [[0.0; 4]; 4];
-        for (row, from) in rows.iter_mut().zip(from) {
-            for (j, x) in row.iter_mut().enumerate() {
-                *x = read(from.add(c + j));
-            }
+unsafe fn transpose<L: Lanes, T: Element>(from: *const T, at: &[usize; 16], d: usize, to: *mut f32) {
+    for c in (0..d).step_by(16) {
+        let mut rows = [L::splat(0.0); 16];
+        for (row, at) in rows.iter_mut().zip(at) {
+            let from = from.add(at + c);
+            *row = if c + 16 <= d {
+                load(from)
+            } else {
+                load_part(from, d - c)
+            };
         }
-        let [w, x, y, z] = rows;
-        for j in 0..4 {
-            to.add((c + j) * 16)
-                .cast::<[f32; 4]>()
-                .write_unaligned([w[j], x[j], y[j], z[j]]);
+        for (i, column) in L::transpose(rows).into_iter().enumerate() {
+            column.store(to.add((c + i) * 16));
         }
-    }
-    for c in whole..d {
-        let column = [
-            read(from[0].add(c)),
-            read(from[1].add(c)),
-            read(from[2].add(c)),
-            read(from[3].add(c)),
-        ];
-        to.add(c * 16).cast::<[f32; 4]>().write_unaligned(column);
     }
 }
 
