@@ -22,6 +22,8 @@ const ROWS_BYTES: usize = 512 << 10;
 const MIN_ROWS: usize = 48;
 /// Vectors of outputs that a tile takes at most.
 const MOST_VECTORS: usize = 8;
+/// Steps between two looks ahead into the weights to come.
+const STRETCH: usize = 8;
 
 thread_local! {
     /// Packed rows and unfinished sums; grows, and is kept.
@@ -136,15 +138,20 @@ impl Tiles<'_> {
                 .words()
                 .add((v / 2 * steps + start) * PANEL + v % 2 * 16);
             let a = self.packed.add(start / BLOCK * rows * STRIDE).cast_const();
+            // Panels lie one behind the other: what follows a block of one is the next block to be taken.
+            let more = vectors == 2 && (start + count < steps || v + vectors < self.product.panels.end * 2);
             for tile in 0..tiles {
                 // Tiles of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
                 let (first, next) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                 let sums = self.sums.add(first * vectors * 16);
+                let lines = |tile: usize| if more { tile * count * 2 / tiles } else { 0 };
                 let t = Tile {
                     a: a.add(first * STRIDE),
                     b,
                     panel: steps * PANEL,
                     count,
+                    ahead: b.wrapping_add((count * 2 + lines(tile)) * 16),
+                    lines: lines(tile + 1) - lines(tile),
                     sums,
                     fresh: start == 0,
                 };
@@ -222,6 +229,11 @@ struct Tile {
     panel: usize,
     /// Steps.
     count: usize,
+    /// Weights of the next block that this tile asks for, so that they come from memory evenly and in time: left to
+    /// itself the CPU stops at the end of every page.
+    ahead: *const u32,
+    /// Cache lines from there on.
+    lines: usize,
     /// `[rows][vectors][16]`
     sums: *mut f32,
     /// Whether the sums start from zero.
@@ -272,17 +284,25 @@ impl Tile {
                 }
             }
         }
-        for k in 0..self.count {
-            let b: [*const u32; VECTORS] =
-                std::array::from_fn(|v| self.b.wrapping_add(v / 2 * self.panel + k * PANEL + v % 2 * 16));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let a = self.a.add(r * STRIDE + k).read();
-                for (acc, b) in acc.iter_mut().zip(b) {
-                    *acc = if BF16 {
-                        acc.dot_pairs(a, b)
-                    } else {
-                        L::splat(f32::from_bits(a)).fma(L::load(b.cast()), *acc)
-                    };
+        let each = self.lines.div_ceil(self.count.div_ceil(STRETCH).max(1));
+        let mut ahead = self.ahead;
+        for start in (0..self.count).step_by(STRETCH) {
+            for _ in 0..each {
+                L::prefetch_l2(ahead.cast());
+                ahead = ahead.wrapping_add(16);
+            }
+            for k in start..(start + STRETCH).min(self.count) {
+                let b: [*const u32; VECTORS] =
+                    std::array::from_fn(|v| self.b.wrapping_add(v / 2 * self.panel + k * PANEL + v % 2 * 16));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let a = self.a.add(r * STRIDE + k).read();
+                    for (acc, b) in acc.iter_mut().zip(b) {
+                        *acc = if BF16 {
+                            acc.dot_pairs(a, b)
+                        } else {
+                            L::splat(f32::from_bits(a)).fma(L::load(b.cast()), *acc)
+                        };
+                    }
                 }
             }
         }

@@ -38,6 +38,10 @@ pub(super) trait Lanes: Copy {
     #[inline(always)]
     unsafe fn prefetch(_p: *const f32) {}
 
+    /// As [`Lanes::prefetch`], into the second-level cache only.
+    #[inline(always)]
+    unsafe fn prefetch_l2(_p: *const f32) {}
+
     /// The first `n < 16` elements; `fill` in the others.
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self {

@@ -78,6 +78,10 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
     #[inline(always)]
+    unsafe fn prefetch_l2(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+    #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self {
         Self(_mm512_mask_loadu_ps(_mm512_set1_ps(fill), (1 << n) - 1, p))
     }
@@ -163,6 +167,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_l2(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

@@ -3,6 +3,8 @@ use anyhow::{ensure, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::memory::Lines;
+
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 32;
 /// Inputs packed at once, so that what is written to stays in the first-level cache.
@@ -80,7 +82,7 @@ pub struct Linear {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) dtype: Dtype,
-    lines: Vec<Line>,
+    lines: Lines,
     /// Padded to whole panels.
     bias: Option<Vec<f32>>,
 }
@@ -110,7 +112,7 @@ impl Linear {
             outputs += rows;
         }
         let steps = steps(inputs, dtype);
-        let mut lines = vec![Line::default(); outputs.div_ceil(PANEL) * steps * 2];
+        let mut lines = Lines::zeros(outputs.div_ceil(PANEL) * steps * 2);
         let panels = |(i, panel): (usize, &mut [Line])| pack_panel(inputs, parts, dtype, i * PANEL, panel);
         if outputs * inputs > LARGE && rayon::current_thread_index().is_some() {
             lines.par_chunks_exact_mut(steps * 2).enumerate().for_each(panels);
