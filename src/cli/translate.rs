@@ -174,6 +174,8 @@ pub enum Dtype {
     F32,
     /// bfloat16 weights, sums in 32 bits.
     Bf16,
+    /// 8-bit weights and activations, exact sums.
+    Int8,
 }
 
 /// Where to compute.

@@ -3,12 +3,16 @@ use anyhow::{ensure, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::quantised::{byte, inverse, largest, scale_of};
+
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 32;
 /// Inputs packed at once, so that what is written to stays in the first-level cache.
 const BLOCK: usize = 64;
 /// Elements from which on packing is worth several threads.
 const LARGE: usize = 1 << 18;
+/// Inputs of an int8 product at most: its sums must fit 32 bits.
+const MOST_BYTES: usize = 1 << 17;
 
 /// The type that packed weights are held in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,9 @@ pub enum Dtype {
     /// bfloat16; activations are rounded to it before a product, sums are 32-bit. A CPU's own bfloat16 product takes two
     /// inputs a step and reads subnormals as zero, so AVX-512 with it gives other last bits than the rest.
     Bf16,
+    /// Signed bytes with a scale for each output; activations are quantised row by row before a product (see
+    /// [`quantise`](super::quantise)), sums are exact in 32-bit integers. All instruction sets give the same bits.
+    Int8,
 }
 
 /// Weights as a checkpoint stores them, row-major.
@@ -66,7 +73,7 @@ pub struct Part<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// A cache line of packed weights: 16 f32, or 16 pairs of bfloat16.
+/// A cache line of packed weights: 16 f32, 16 pairs of bfloat16, or 16 fours of bytes.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub [u32; 16]);
@@ -74,13 +81,16 @@ pub(super) struct Line(pub [u32; 16]);
 /// A linear layer `y = x W^T + b`, packed for the kernels.
 ///
 /// Outputs are cut in panels of 32, the last one padded with zeros. A panel holds, input after input, the 32 weights:
-/// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`.
+/// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`; in int8, four
+/// after four: `[outputs / 32][inputs / 4][32][4]`, 128 added to each, as `vpdpbusd` wants one of its factors unsigned.
 #[derive(Clone)]
 pub struct Linear {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) dtype: Dtype,
     lines: Vec<Line>,
+    /// What the bytes of each output are multiples of, in int8; padded to whole panels.
+    scales: Option<Vec<f32>>,
     /// Padded to whole panels.
     bias: Option<Vec<f32>>,
 }
@@ -90,9 +100,14 @@ impl Linear {
     /// counts as bias zero. Large ones are packed by all threads of the rayon pool that the caller is in.
     ///
     /// # Errors
-    /// If a part is no whole number of rows of `inputs`, or its bias has another length than its rows.
+    /// If a part is no whole number of rows of `inputs`, its bias has another length than its rows, or a row is too long
+    /// for int8 (2^17).
     pub fn pack(inputs: usize, parts: &[Part<'_>], dtype: Dtype) -> Result<Linear> {
         ensure!(inputs > 0, "weights to pack: rows of 0 inputs, expected at least 1");
+        ensure!(
+            dtype != Dtype::Int8 || inputs <= MOST_BYTES,
+            "weights to pack: rows of {inputs} inputs, expected at most {MOST_BYTES} in int8; choose another dtype"
+        );
         let mut outputs = 0;
         for (i, part) in parts.iter().enumerate() {
             let (len, rows) = (part.weights.len(), part.weights.len() / inputs);
@@ -110,25 +125,39 @@ impl Linear {
             outputs += rows;
         }
         let steps = steps(inputs, dtype);
-        let mut lines = vec![Line::default(); outputs.div_ceil(PANEL) * steps * 2];
-        let panels = |(i, panel): (usize, &mut [Line])| pack_panel(inputs, parts, dtype, i * PANEL, panel);
+        let panels = outputs.div_ceil(PANEL);
+        let (mut lines, mut scales) = (vec![Line::default(); panels * steps * 2], vec![0.0; panels * PANEL]);
+        let pack = |(i, (panel, scales)): (usize, (&mut [Line], &mut [f32]))| {
+            pack_panel(inputs, parts, dtype, i * PANEL, panel, scales);
+        };
         if outputs * inputs > LARGE && rayon::current_thread_index().is_some() {
-            lines.par_chunks_exact_mut(steps * 2).enumerate().for_each(panels);
+            let panels = lines.par_chunks_exact_mut(steps * 2);
+            panels
+                .zip(scales.par_chunks_exact_mut(PANEL))
+                .enumerate()
+                .for_each(pack);
         } else {
-            lines.chunks_exact_mut(steps * 2).enumerate().for_each(panels);
+            let panels = lines.chunks_exact_mut(steps * 2);
+            panels.zip(scales.chunks_exact_mut(PANEL)).enumerate().for_each(pack);
         }
         Ok(Linear {
             inputs,
             outputs,
             dtype,
             lines,
+            scales: (dtype == Dtype::Int8).then_some(scales),
             bias: stack_bias(inputs, parts, outputs),
         })
     }
 
     /// Memory held, in bytes.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>() + self.bias.as_ref().map_or(0, |b| b.len() * size_of::<f32>())
+        let floats = [&self.scales, &self.bias]
+            .into_iter()
+            .flatten()
+            .map(Vec::len)
+            .sum::<usize>();
+        self.lines.len() * size_of::<Line>() + floats * size_of::<f32>()
     }
 
     /// Length of an input row (k).
@@ -163,6 +192,12 @@ impl Linear {
                     *o = f32::from_bits(bits);
                 }
             }),
+            Dtype::Int8 => out.chunks_mut(4).zip(words).for_each(|(four, w)| {
+                let scale = self.scales().map_or(0.0, |scales| scales[row]);
+                for (o, byte) in four.iter_mut().zip(w.to_ne_bytes()) {
+                    *o = (f32::from(byte) - 128.0) * scale;
+                }
+            }),
         }
     }
 
@@ -171,7 +206,7 @@ impl Linear {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Steps of a kernel over the inputs: one a step, or a pair.
+    /// Steps of a kernel over the inputs: one a step, a pair, or four.
     pub(super) fn steps(&self) -> usize {
         steps(self.inputs, self.dtype)
     }
@@ -179,6 +214,11 @@ impl Linear {
     /// The packed words.
     pub(super) fn words(&self) -> *const u32 {
         self.lines.as_ptr().cast()
+    }
+
+    /// The scales of int8 weights, padded to whole panels.
+    pub(super) fn scales(&self) -> Option<&[f32]> {
+        self.scales.as_deref()
     }
 
     /// The bias, padded to whole panels.
@@ -191,6 +231,7 @@ fn steps(inputs: usize, dtype: Dtype) -> usize {
     match dtype {
         Dtype::F32 => inputs,
         Dtype::Bf16 => inputs.div_ceil(2),
+        Dtype::Int8 => inputs.div_ceil(4),
     }
 }
 
@@ -207,8 +248,8 @@ fn stack_bias(inputs: usize, parts: &[Part<'_>], outputs: usize) -> Option<Vec<f
     Some(stacked)
 }
 
-/// Packs outputs `first..first + 32`.
-fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, panel: &mut [Line]) {
+/// Packs outputs `first..first + 32`, and finds their scales for int8.
+fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, panel: &mut [Line], scales: &mut [f32]) {
     let mut columns = [None; PANEL];
     let all = parts
         .iter()
@@ -218,6 +259,17 @@ fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, pan
         .zip(all.skip(first))
         .for_each(|(column, from)| *column = Some(from));
     let mut read = [0.0; BLOCK];
+    if dtype == Dtype::Int8 {
+        for (scale, (weights, offset)) in scales.iter_mut().zip(columns.iter().flatten()) {
+            let mut most = 0;
+            for start in (0..inputs).step_by(BLOCK) {
+                let values = &mut read[..BLOCK.min(inputs - start)];
+                weights.read(offset + start, values);
+                most = most.max(largest(values));
+            }
+            *scale = scale_of(most);
+        }
+    }
     for start in (0..inputs).step_by(BLOCK) {
         let values = &mut read[..BLOCK.min(inputs - start)];
         for (column, from) in columns.iter().enumerate() {
@@ -235,6 +287,12 @@ fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, pan
                         panel[(start / 2 + i) * 2 + half].0[lane] = pack_pair(pair);
                     }
                 }
+                Dtype::Int8 => {
+                    let inverse = inverse(scales[column]);
+                    for (i, four) in values.chunks(4).enumerate() {
+                        panel[(start / 4 + i) * 2 + half].0[lane] = pack_four(four, inverse);
+                    }
+                }
             }
         }
     }
@@ -245,6 +303,15 @@ fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, pan
 pub(super) fn pack_pair(pair: &[f32]) -> u32 {
     let high = pair.get(1).map_or(0, |x| round_to_bf16(*x));
     round_to_bf16(pair[0]) >> 16 | high
+}
+
+/// Up to four values as multiples of a scale, 128 added to each.
+fn pack_four(four: &[f32], inverse: f32) -> u32 {
+    let mut bytes = [128; 4];
+    for (to, x) in bytes.iter_mut().zip(four) {
+        *to = byte(*x, inverse).cast_unsigned() ^ 128;
+    }
+    u32::from_ne_bytes(bytes)
 }
 
 /// The bits of `x` rounded to bfloat16, as those of an f32. Written without a branch, so that it is vectorised.

@@ -11,6 +11,7 @@ mod lanes_x86;
 mod linear;
 mod norm;
 mod pool;
+mod quantised;
 
 pub use attention::{Attend, KeyRows};
 pub use exp::{exp, exp_slice, log_sum_exp, softmax_in_place};
@@ -18,6 +19,7 @@ pub use grouped::Group;
 pub use head::{top_k, NotANumber};
 pub use isa::Isa;
 pub use linear::{Dtype, Linear, Part, Source};
+pub use quantised::{dequantise, quantise};
 
 use std::sync::{Mutex, PoisonError};
 
@@ -40,6 +42,8 @@ pub struct Cpu {
     pool: pool::Pool,
     /// The buffer of [`Cpu::head`]; grows, and is kept.
     logits: Mutex<Vec<f32>>,
+    /// The rows of the int8 product in hand.
+    quantised: Mutex<quantised::QuantisedRows>,
 }
 
 impl Cpu {
@@ -67,6 +71,7 @@ impl Cpu {
             isa,
             pool: pool::Pool::start(threads)?,
             logits: Mutex::default(),
+            quantised: Mutex::default(),
         })
     }
 
@@ -87,6 +92,14 @@ impl Cpu {
 
     fn take_logits(&self) -> Vec<f32> {
         std::mem::take(&mut self.logits.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_quantised(&self) -> quantised::QuantisedRows {
+        std::mem::take(&mut self.quantised.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep_quantised(&self, rows: quantised::QuantisedRows) {
+        *self.quantised.lock().unwrap_or_else(PoisonError::into_inner) = rows;
     }
 
     fn keep_logits(&self, buffer: Vec<f32>) {
