@@ -56,18 +56,6 @@ impl Loader<'_> {
         self.packed(names, self.dtype)
     }
 
-    /// As [`linear`](Self::linear), for a table of embeddings that is also the output projection: bfloat16 in an int8 job.
-    ///
-    /// # Errors
-    /// As [`linear`](Self::linear).
-    pub fn embedding(&self, name: &str) -> Result<Linear> {
-        let dtype = match self.dtype {
-            Dtype::Int8 if std::env::var_os("EMB8").is_none() => Dtype::Bf16,
-            other => other,
-        };
-        self.packed(&[name], dtype)
-    }
-
     /// As [`linear`](Self::linear), in float32 whatever the job's precision.
     ///
     /// # Errors

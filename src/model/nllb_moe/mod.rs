@@ -98,7 +98,7 @@ impl NllbMoe {
             .collect::<Result<_>>()?;
         let load = &reader.load;
         Ok(NllbMoe {
-            embedding: load.embedding(names::EMBEDDING.trim_end_matches(".weight"))?,
+            embedding: load.linear(&[names::EMBEDDING.trim_end_matches(".weight")])?,
             encoder,
             encoder_norm: load.norm(&names::final_norm(Stack::Encoder), EPS)?,
             decoder,
