@@ -628,7 +628,10 @@ fn quantising_twice_changes_nothing() {
             dequantise(&once, scale, &mut back);
             assert_eq!(quantise(&back, &mut twice), scale, "{n} x {size}");
             assert_eq!(once, twice, "{n} x {size}");
-            assert!(row.iter().zip(&back).all(|(x, b)| (x - b).abs() <= 0.51 * scale + 2f32.powi(-100)));
+            assert!(row
+                .iter()
+                .zip(&back)
+                .all(|(x, b)| (x - b).abs() <= 0.51 * scale + 2f32.powi(-100)));
         }
     }
     assert!(quantise(&[1.0, f32::NAN], &mut [0; 2]).is_nan());

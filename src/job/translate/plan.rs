@@ -90,7 +90,7 @@ pub fn describe(dir: &Path) -> Result<Vec<String>> {
             config.vocab_size
         ),
         format!(
-            "weights of each of N ranks: {:.2} GiB + {:.2} GiB / N in bf16, twice that in f32; caches come on top",
+            "weights of each of N ranks: {:.2} GiB + {:.2} GiB / N in bf16, twice that in f32, half in int8; caches come on top",
             gib(dense, 2.0),
             gib(experts, 2.0)
         ),
