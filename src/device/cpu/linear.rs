@@ -370,6 +370,29 @@ mod tests {
     }
 
     #[test]
+    fn an_int8_embedding_is_within_half_a_step() {
+        for inputs in [1, 3, 4, 130] {
+            let values: Vec<f32> = (0..inputs * 40)
+                .map(|i| (i * 7919 % 1000) as f32 * 0.01 - 5.0)
+                .collect();
+            let part = Part {
+                weights: Source::F32(&values),
+                bias: None,
+            };
+            let linear = Linear::pack(inputs, &[part], Dtype::Int8).unwrap();
+            // A byte a weight, padded, and a scale for each output, padded.
+            assert_eq!(linear.bytes(), 64 * inputs.next_multiple_of(4) + 64 * 4);
+            let mut row = vec![0.0; inputs];
+            for (r, values) in values.chunks_exact(inputs).enumerate() {
+                linear.embedding(r, &mut row);
+                let step = values.iter().fold(0.0, |m: f32, x| m.max(x.abs())) / 127.0;
+                let near = |(x, y): (&f32, &f32)| (x - y).abs() <= 0.51 * step;
+                assert!(row.iter().zip(values).all(near), "row {r} of {inputs}");
+            }
+        }
+    }
+
+    #[test]
     fn wrong_shapes_are_refused() {
         let refused = |weights: &[f32], bias: Option<&[f32]>| {
             let part = Part {
@@ -383,5 +406,10 @@ mod tests {
         };
         assert!(refused(&[0.0; 7], None).contains("found 7 elements, expected a multiple of 3"));
         assert!(refused(&[0.0; 6], Some(&[0.0; 3])).contains("found 3 elements, expected 2"));
+        let long = Linear::pack(MOST_BYTES + 1, &[], Dtype::Int8)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(long.contains("131073") && long.contains("another dtype"), "{long}");
     }
 }
