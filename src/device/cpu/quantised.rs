@@ -16,6 +16,8 @@ const LARGEST: f32 = 127.0;
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
 /// Rows whose largest element is not below this count as not finite: 127 scales could not be represented.
 const HUGE: f32 = f32::from_bits((127 + 127) << 23);
+/// Adding 1.5 * 2^23 to a small number rounds it to a whole one, ties to even, which then stands in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
 /// Words behind the bytes of a row: its scale and its offset.
 const TAIL: usize = 2;
 
@@ -72,11 +74,16 @@ pub(super) fn inverse(scale: f32) -> f32 {
     }
 }
 
+/// `x` as a multiple of the scale with this inverse, plus the bits of [`ROUND`].
+#[inline(always)]
+fn whole(x: f32, inverse: f32) -> u32 {
+    (x * inverse + ROUND).to_bits()
+}
+
 /// `x` as a multiple of the scale with this inverse.
 #[inline(always)]
 pub(super) fn byte(x: f32, inverse: f32) -> i8 {
-    // Adding 1.5 * 2^23 rounds to a whole number, ties to even, which then stands in the lowest bits.
-    (x * inverse + 12_582_912.0).to_bits() as i8
+    whole(x, inverse) as i8
 }
 
 /// [`quantise`], and the sum of the quantised row.
@@ -96,12 +103,14 @@ impl Kernel for Quantise<'_> {
             self.to.fill(0);
             return (scale, 0);
         }
-        let inverse = inverse(scale);
-        self.to
-            .iter_mut()
-            .zip(self.row)
-            .for_each(|(q, x)| *q = byte(*x, inverse));
-        (scale, self.to.iter().map(|q| i32::from(*q)).sum())
+        let (inverse, mut sum) = (inverse(scale), 0u32);
+        for (q, x) in self.to.iter_mut().zip(self.row) {
+            let whole = whole(*x, inverse);
+            *q = whole as i8;
+            sum = sum.wrapping_add(whole);
+        }
+        let shift = ROUND.to_bits().wrapping_mul(self.row.len() as u32);
+        (scale, sum.wrapping_sub(shift).cast_signed())
     }
 }
 
