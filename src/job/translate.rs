@@ -13,7 +13,7 @@ use crate::cli::translate::{Device, TranslateArgs};
 use crate::comm::crash::{crash_point, fail_point};
 use crate::comm::{affinity, agree, gather_texts, launch, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::{Batch, Limits};
-use crate::device::Cpu;
+use crate::device::{Cpu, Dtype};
 use crate::metrics::memory;
 use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::nllb_moe::NllbMoe;
@@ -125,7 +125,7 @@ fn same_language(args: &TranslateArgs) {
     }
 }
 
-/// Results are equal to the last bit on one instruction set only (collective).
+/// Except in int8, results are equal to the last bit on one instruction set only (collective).
 fn one_instruction_set(world: &dyn Comm, own: &str) {
     let all: std::collections::BTreeSet<String> = gather_texts(world, own).into_iter().collect();
     if all.len() > 1 && world.rank() == 0 {
@@ -182,7 +182,9 @@ impl Started<'_> {
         let group = world.rank() / group_size;
         let comm = world.split(group);
         let device = agree(world, Cpu::new(self.threads))?;
-        one_instruction_set(world, device.isa().name());
+        if model.dtype != Dtype::Int8 {
+            one_instruction_set(world, device.isa().name());
+        }
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(model, comm.as_ref()));
         let mut net = agree(world, loaded)?;
@@ -292,7 +294,14 @@ impl Started<'_> {
                 log::info!("loading {}: layer {layer} of {layers}", self.args.model.display());
             }
         };
-        NllbMoe::load(&model.checkpoint, &model.config, model.dtype, place, &mut progress)
+        NllbMoe::load(
+            &model.checkpoint,
+            &model.config,
+            model.dtype,
+            self.threads,
+            place,
+            &mut progress,
+        )
     }
 
     /// Waits for all groups; one that stops or fails stops them all, and its error is everybody's (collective).
