@@ -16,7 +16,7 @@ python="$oracle/venv/bin/python"
 say() { printf 'bench translate: %s\n' "$*" >&2; }
 
 # Wrong options are refused before anything is made.
-contenders="$(python3 benches/translate/main.py --needs "$@")"
+contenders="$(python3 -B benches/translate/main.py --needs "$@")"
 needs() { [[ " $contenders " == *" $1 "* ]]; }
 
 if [[ ! -f "$shared/oracle/bench_hf.py" ]]; then
@@ -61,12 +61,12 @@ if needs dense || needs ctranslate2; then
   dense="$bench/nllb-dense" theirs="$bench/ctranslate2-dense"
   if [[ ! -f "$theirs/model.bin" ]]; then
     say "making $dense and $theirs"
-    PYTHONPATH="$oracle/tf4" "$python" benches/translate/twins.py "$checkpoint" "$dense" "$theirs" >&2
+    PYTHONPATH="$oracle/tf4" "$python" -B benches/translate/twins.py "$checkpoint" "$dense" "$theirs" >&2
   fi
   options+=(--dense "$dense" --ctranslate2 "$theirs")
 fi
 
 cargo build --release --quiet --bin sluice
 ceiling="$(cargo bench --no-run --bench kernels 2>&1 | sed -n 's/.*Executable .*(\(.*\))$/\1/p')"
-exec "$python" benches/translate/main.py --checkpoint "$checkpoint" --python "$python" --reference "$shared/oracle/bench_hf.py" \
+exec "$python" -B benches/translate/main.py --checkpoint "$checkpoint" --python "$python" --reference "$shared/oracle/bench_hf.py" \
   --sluice "${CARGO_TARGET_DIR:-target}/release/sluice" --ceiling "$ceiling" "${options[@]}" "$@"
