@@ -16,6 +16,8 @@ pub(super) trait Lanes: Copy {
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
+    /// 16 bfloat16, given by their bits.
+    unsafe fn load_bf16(p: *const u16) -> Self;
     unsafe fn store(self, p: *mut f32);
     /// `self * b + c` with one rounding.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
@@ -121,6 +123,11 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         Plain(p.cast::<[f32; 16]>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        let halves = p.cast::<[u16; 16]>().read_unaligned();
+        Plain(halves.map(|x| f32::from_bits(u32::from(x) << 16)))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {

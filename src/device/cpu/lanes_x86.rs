@@ -19,6 +19,11 @@ impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
         Self(_mm512_loadu_ps(p))
     }
     #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+        Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves)))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         _mm512_storeu_ps(p, self.0);
     }
@@ -134,6 +139,10 @@ impl Lanes for Avx2 {
         Self(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
     }
     #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        Self(widen_256(p), widen_256(p.add(8)))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         _mm256_storeu_ps(p, self.0);
         _mm256_storeu_ps(p.add(8), self.1);
@@ -224,6 +233,13 @@ unsafe fn even_512(x: __m512i) -> __m512 {
 #[inline(always)]
 unsafe fn odd_512(x: __m512i) -> __m512 {
     _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())))
+}
+
+/// 8 bfloat16 as f32.
+#[inline(always)]
+unsafe fn widen_256(p: *const u16) -> __m256 {
+    let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
 }
 
 #[inline(always)]
