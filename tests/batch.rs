@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sluicegate::comm::threads;
-use sluicegate::decode::batch::{Batch, Limits, Output, Request};
-use sluicegate::decode::lockstep::{next, Next, Report};
+use sluicegate::decode::batch::{Batch, Output, Request};
+use sluicegate::decode::limits::Limits;
+use sluicegate::decode::lockstep::{next, Next, Report, ENCODE_TOKENS};
 use sluicegate::decode::search::{EarlyStopping, Settings};
 use sluicegate::device::{Cpu, Dtype, KeyRows, Linear, Part, Source};
 use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
@@ -52,6 +53,8 @@ struct Made {
     hidden: Vec<f32>,
     /// Sentences encoded so far.
     encoded: usize,
+    /// Most source tokens encoded in one go.
+    most_encoded: usize,
     /// Most source tokens in flight, where there were several sentences.
     most_tokens: usize,
     /// Sources in use by more than one row at a time.
@@ -70,6 +73,7 @@ impl Made {
             head: Linear::pack(VOCABULARY, &[part], Dtype::F32).unwrap(),
             hidden: Vec::new(),
             encoded: 0,
+            most_encoded: 0,
             most_tokens: 0,
             shared: false,
         }
@@ -107,6 +111,7 @@ impl EncoderDecoder for Made {
 
     fn encode(&mut self, _: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
         self.encoded += sources.len();
+        self.most_encoded = self.most_encoded.max(sources.iter().map(|s| s.ids.len()).sum());
         for source in sources {
             let rows = source.first..;
             rows.zip(source.ids)
@@ -219,9 +224,7 @@ fn work(ctx: &mut Context, batch: &mut Batch, model: &mut Made, requests: &[Requ
         queue.drain(..wanted).for_each(|r| batch.push(r));
         match decided {
             Next::Work { encode } => {
-                if encode {
-                    batch.encode(ctx, model, 2 * step);
-                }
+                batch.encode(ctx, model, 2 * step, encode);
                 if !exhausted {
                     run.active.push(batch.active());
                 }
@@ -272,7 +275,7 @@ fn all_came_back(ctx: &mut Context, batch: &mut Batch, model: &mut Made, limits:
         .collect();
     all.iter().for_each(|r| batch.push(r.clone()));
     assert_eq!(batch.waiting(), sentences * tokens, "a place for every one at once");
-    batch.encode(ctx, model, 0);
+    batch.encode(ctx, model, 0, 1);
     assert_eq!(batch.active(), limits.outputs);
     let found = work(ctx, batch, model, &[]).found;
     assert_eq!(found, all_expected(&all));
@@ -296,6 +299,25 @@ fn outputs_go_to_their_keys_whatever_the_number_of_slots() {
             assert!(model.most_tokens <= 300);
         });
     }
+}
+
+#[test]
+fn many_sentences_are_encoded_in_portions() {
+    let requests = requests(900, 1);
+    with_context(|ctx| {
+        let mut model = Made::new();
+        let mut batch = Batch::new(settings(1), limits(20_000, 700, 1), &model);
+        assert_eq!(
+            work(ctx, &mut batch, &mut model, &requests).found,
+            all_expected(&requests)
+        );
+        assert_eq!(model.encoded, requests.len());
+        let (most, all) = (model.most_encoded, requests.iter().map(|r| r.ids.len()).sum::<usize>());
+        assert!(
+            all > 4 * ENCODE_TOKENS && most < ENCODE_TOKENS + 64,
+            "{most} of {all} tokens in one go"
+        );
+    });
 }
 
 #[test]

@@ -180,6 +180,7 @@ mod tests {
             ("in -o o --num-beams 0", ["--num-beams", "from 1 to 1024"]),
             ("in -o o --num-beams two", ["--num-beams", "whole number"]),
             ("in -o o --batch-tokens 0", ["--batch-tokens", "from 1"]),
+            ("in -o o --batch-tokens many", ["--batch-tokens", "or auto"]),
             ("in -o o --threads 0", ["--threads", "from 1"]),
             ("in -o o --max-length 1", ["--max-length", "from 2"]),
             ("in -o o --length-penalty nan", ["--length-penalty", "a number"]),

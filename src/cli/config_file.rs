@@ -129,7 +129,7 @@ fn as_text(flag: &Arg, value: &Value) -> Result<String> {
         .iter()
         .any(|possible| possible.matches("true", false));
     let text = match (kind, value) {
-        ("N", Value::Integer(number)) => Some(number.to_string()),
+        ("N" | "N|auto", Value::Integer(number)) => Some(number.to_string()),
         ("X", Value::Integer(number)) => Some(number.to_string()),
         ("X", Value::Float(number)) => Some(number.to_string()),
         ("N" | "X", _) => None,
@@ -146,6 +146,7 @@ fn as_text(flag: &Arg, value: &Value) -> Result<String> {
     let Some(text) = text else {
         let wanted = match kind {
             "N" => "a whole number",
+            "N|auto" => "a whole number or 'auto'",
             "X" => "a number",
             "BOOL" => "true or false",
             _ if is_list => "a string or a list of strings",

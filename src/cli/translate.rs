@@ -96,13 +96,15 @@ pub struct TranslateArgs {
     #[arg(long, value_name = "N", value_parser = count(0, MANY), help_heading = "Generation")]
     pub no_repeat_ngram_size: Option<usize>,
 
-    /// Tokens a rank works on at once: more is faster and takes more memory for caches (the run's first lines say how
-    /// much); changes no result
-    #[arg(long, value_name = "N", value_parser = count(1, MANY), default_value_t = 4096)]
+    /// Source tokens a rank works on at once: more is faster and takes more memory for caches (the run's first lines say
+    /// how much); auto takes what keeps the experts busy, in half of the free memory at most; changes no result
+    #[arg(long, value_name = "N|auto", value_parser = batch_tokens, default_value_t = BatchTokens::Auto)]
     #[arg(help_heading = "Speed and memory")]
-    pub batch_tokens: usize,
+    pub batch_tokens: BatchTokens,
 
-    /// Precision of weights and products; bf16 takes half the memory. Default: as stored in the checkpoint
+    /// Precision of weights and products. bf16 takes half of f32's memory, int8 a quarter: 8-bit weights, a scale for
+    /// each output, and activations quantised row by row; routers, norms and biases stay f32. Default: as stored in the
+    /// checkpoint
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Speed and memory")]
     pub dtype: Option<Dtype>,
 
@@ -166,6 +168,26 @@ pub enum EarlyStopping {
     Never,
 }
 
+/// Source tokens a rank works on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchTokens {
+    /// As many as keep the experts busy.
+    Auto,
+    /// This many.
+    #[serde(untagged)]
+    Tokens(usize),
+}
+
+impl std::fmt::Display for BatchTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BatchTokens::Auto => f.write_str("auto"),
+            BatchTokens::Tokens(tokens) => write!(f, "{tokens}"),
+        }
+    }
+}
+
 /// Precision of weights and products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -174,6 +196,8 @@ pub enum Dtype {
     F32,
     /// bfloat16 weights, sums in 32 bits.
     Bf16,
+    /// 8-bit weights and activations, exact sums.
+    Int8,
 }
 
 /// Where to compute.
@@ -207,6 +231,16 @@ fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + 
         Ok(number) if (least..=most).contains(&number) => Ok(number),
         Ok(_) => Err(format!("it must be from {least} to {most}")),
         Err(_) => Err(format!("it must be a whole number from {least} to {most}")),
+    }
+}
+
+/// A parser of `--batch-tokens`.
+fn batch_tokens(text: &str) -> Result<BatchTokens, String> {
+    match text {
+        "auto" => Ok(BatchTokens::Auto),
+        number => count(1, MANY)(number)
+            .map(BatchTokens::Tokens)
+            .map_err(|why| format!("{why}, or auto")),
     }
 }
 

@@ -13,6 +13,12 @@ const ROWS: c_int = 12;
 const MESSAGE: c_int = 13;
 /// Rows in one message: counts are `i32` in MPI; longer ones are split.
 const MOST_ROWS: usize = 1 << 30;
+/// How long a wait keeps its core, so that what comes at once is seen at once.
+const SPINNING: Duration = Duration::from_micros(20);
+/// How long it then lets others go first before it sleeps.
+const YIELDING: Duration = Duration::from_micros(200);
+/// What a waiting rank sleeps at a time (the system's timers add about as much).
+const NAP: Duration = Duration::from_micros(50);
 /// How long a rank that has failed waits for the others.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -149,14 +155,26 @@ impl MpiComm {
     }
 
     fn wait(&self, requests: &mut [ffi::MPI_Request]) {
-        // SAFETY: the requests were started by this module and their buffers outlive this call.
-        unsafe {
-            ffi::MPI_Waitall(
-                requests.len() as c_int,
-                requests.as_mut_ptr(),
-                ffi::RSMPI_STATUSES_IGNORE,
-            )
-        };
+        let (since, n) = (Instant::now(), requests.len() as c_int);
+        loop {
+            let mut done: c_int = 0;
+            // SAFETY: the requests were started by this module and their buffers outlive this call.
+            unsafe { ffi::MPI_Testall(n, requests.as_mut_ptr(), &mut done, ffi::RSMPI_STATUSES_IGNORE) };
+            if done != 0 {
+                return;
+            }
+            give_way(since.elapsed());
+        }
+    }
+}
+
+/// Lets others have the core, the more the longer this rank has `waited`: where there are more ranks than cores, the one
+/// that is waited for may need this very core.
+fn give_way(waited: Duration) {
+    if waited > YIELDING {
+        std::thread::sleep(NAP);
+    } else if waited > SPINNING {
+        std::thread::yield_now();
     }
 }
 
@@ -178,18 +196,13 @@ impl Comm for MpiComm {
         all.clear();
         all.resize(mine.len() * self.size, 0);
         let n = c_int::try_from(mine.len()).expect("a block below 2 GiB");
-        // SAFETY: both buffers hold what the counts say: n bytes, and n for each rank.
+        // SAFETY: both buffers hold what the counts say (n bytes, and n for each rank), borrowed until the request has
+        // completed below.
         unsafe {
-            let byte = ffi::RSMPI_UINT8_T;
-            ffi::MPI_Allgather(
-                mine.as_ptr() as *const c_void,
-                n,
-                byte,
-                all.as_mut_ptr() as *mut c_void,
-                n,
-                byte,
-                self.comm,
-            );
+            let (byte, mut request) = (ffi::RSMPI_UINT8_T, std::mem::zeroed());
+            let (from, to) = (mine.as_ptr() as *const c_void, all.as_mut_ptr() as *mut c_void);
+            ffi::MPI_Iallgather(from, n, byte, to, n, byte, self.comm, &mut request);
+            self.wait(&mut [request]);
         }
     }
 

@@ -2,6 +2,8 @@
 //! others as they end.
 
 use super::candidates::{candidates, Candidate};
+use super::limits::Limits;
+use super::lockstep::portions;
 use super::search::{Hypothesis, Search, Settings};
 use super::slots::{Place, Slots};
 use super::trace::{Trace, Visit};
@@ -15,8 +17,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Fewest source tokens that a sentence counts for: bounds the number of sentences in flight.
-pub const LEAST_TOKENS: usize = 16;
 /// Memory for logits at a time.
 const LOGITS_BYTES: usize = 64 << 20;
 
@@ -49,53 +49,6 @@ pub struct Finished {
     pub hypothesis: Hypothesis,
     /// What the experts did, where it is kept.
     pub trace: Option<Trace>,
-}
-
-/// How much a rank takes on at once.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// Source tokens in flight (`--batch-tokens`).
-    pub tokens: usize,
-    /// Outputs in flight.
-    pub outputs: usize,
-    /// Outputs of each sentence.
-    pub per_sentence: usize,
-}
-
-impl Limits {
-    /// Limits for a token budget, with at least one sentence of `outputs` outputs.
-    pub fn of(tokens: usize, outputs: usize) -> Limits {
-        let per_sentence = outputs.max(1);
-        let outputs = (tokens / LEAST_TOKENS).max(1) * per_sentence;
-        Limits {
-            tokens,
-            outputs,
-            per_sentence,
-        }
-    }
-
-    /// The same limits with as many fewer outputs in flight as it takes for all caches to fit into `room` bytes, were
-    /// every output to reach its full length. Changes the speed, never a result.
-    ///
-    /// # Errors
-    /// When not even one sentence fits: the bytes that it needs.
-    pub fn fit(self, room: u64, settings: &Settings, layers: usize, d_model: usize) -> Result<Limits, u64> {
-        let bytes = |outputs| Limits { outputs, ..self }.cache_bytes(settings, layers, d_model);
-        let most = (1..=self.outputs / self.per_sentence)
-            .rev()
-            .map(|n| n * self.per_sentence);
-        let fitting = most.into_iter().find(|&outputs| bytes(outputs) <= room);
-        fitting
-            .map(|outputs| Limits { outputs, ..self })
-            .ok_or(bytes(self.per_sentence))
-    }
-
-    /// The most bytes the caches can come to hold: generated tokens of all outputs at full length, and source tokens.
-    pub fn cache_bytes(&self, settings: &Settings, layers: usize, d_model: usize) -> u64 {
-        let own = (self.outputs as u64).saturating_mul(settings.slot_rows() as u64);
-        let rows = own.saturating_add(self.tokens as u64);
-        rows.saturating_mul(Caches::row_bytes(layers, d_model) as u64)
-    }
 }
 
 /// One output in the making.
@@ -226,9 +179,28 @@ impl Batch {
         self.caches.cross.iter_mut().for_each(|c| *c = vec![0.0; rows]);
     }
 
-    /// Encodes what waits; collective, with nothing where nothing does. `step` numbers the group's steps.
-    pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn EncoderDecoder, step: u64) {
-        let placed = std::mem::take(&mut self.placed);
+    /// Encodes what waits, in `calls` portions of about as many tokens; collective, with nothing where nothing waits, as
+    /// often on every rank. `step` numbers the group's steps.
+    pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn EncoderDecoder, step: u64, calls: usize) {
+        if calls == 0 {
+            return;
+        }
+        let mut placed = std::mem::take(&mut self.placed);
+        let lengths: Vec<usize> = placed.iter().map(|(r, _)| r.ids.len()).collect();
+        for portion in portions(&lengths, calls) {
+            let rest = placed.split_off(portion.len());
+            self.encode_portion(ctx, model, step, placed);
+            placed = rest;
+        }
+    }
+
+    fn encode_portion(
+        &mut self,
+        ctx: &mut Context,
+        model: &mut dyn EncoderDecoder,
+        step: u64,
+        placed: Vec<(Request, Place)>,
+    ) {
         let sources: Vec<SourceRow> = placed
             .iter()
             .map(|(r, p)| SourceRow {
@@ -414,39 +386,5 @@ impl Batch {
         self.active = still;
         self.place();
         finished
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::search::EarlyStopping;
-    use super::*;
-
-    #[test]
-    fn caches_are_cut_to_the_room_there_is() {
-        let settings = Settings {
-            beams: 2,
-            max_length: 11,
-            min_length: 0,
-            length_penalty: 1.0,
-            early_stopping: EarlyStopping::False,
-            no_repeat_ngram: 0,
-            forced_eos: None,
-            start: 0,
-            eos: vec![1],
-        };
-        let limits = Limits::of(64, 3);
-        // 12 outputs of 10 positions and 2 beams, 64 source tokens; 3 layers of 2 * 4 floats: 96 bytes a row.
-        assert_eq!(limits.cache_bytes(&settings, 3, 4), (12 * 20 + 64) * 96);
-        let fit = |room| limits.fit(room, &settings, 3, 4);
-        assert_eq!(fit(1 << 30), Ok(limits));
-        assert_eq!(
-            fit((6 * 20 + 64) * 96),
-            Ok(Limits { outputs: 6, ..limits }),
-            "whole sentences only"
-        );
-        assert_eq!(fit((9 * 20 + 64) * 96 - 1), Ok(Limits { outputs: 6, ..limits }));
-        assert_eq!(fit(99), Err((3 * 20 + 64) * 96));
-        assert_eq!(Limits::of(1, 1).outputs, 1);
     }
 }

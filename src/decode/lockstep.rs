@@ -1,5 +1,7 @@
 //! What the ranks of a group tell each other before every step, and what all of them then do. Pure.
 
+use std::ops::Range;
+
 /// One rank's state, sent to all others of its group before each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Report {
@@ -67,6 +69,10 @@ impl Report {
     }
 }
 
+/// Source tokens that a rank encodes in one go: what they are turned into on the way (queries, keys, values, experts'
+/// hidden rows) stays in the third-level cache, while experts still see many rows.
+pub const ENCODE_TOKENS: usize = 2048;
+
 /// What the whole group does next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Next {
@@ -76,8 +82,8 @@ pub enum Next {
     Stop(u8),
     /// Encode what waits (ranks with nothing take part with nothing), then decode a step if anyone has sentences.
     Work {
-        /// An encoding phase comes first.
-        encode: bool,
+        /// Portions in which what waits is encoded first; 0 where encoding is put off.
+        encode: usize,
     },
     /// Nothing to compute yet, but work may still come.
     Idle,
@@ -102,10 +108,30 @@ pub fn next(reports: &[Report], exhausted: bool) -> Next {
     match (waiting, active) {
         (0, 0) if exhausted => Next::Done,
         (0, 0) => Next::Idle,
-        _ => Next::Work {
-            encode: waiting > 0 && (active == 0 || exhausted || 8 * waiting >= sum(|r| r.budget)),
-        },
+        _ => {
+            let due = waiting > 0 && (active == 0 || exhausted || 8 * waiting >= sum(|r| r.budget));
+            let most = reports.iter().map(|r| r.waiting).max().unwrap_or(0) as usize;
+            Next::Work {
+                encode: if due { most.div_ceil(ENCODE_TOKENS) } else { 0 },
+            }
+        }
     }
+}
+
+/// Cuts sentences of these `lengths` into `calls` runs, of about as many tokens each.
+pub fn portions(lengths: &[usize], calls: usize) -> Vec<Range<usize>> {
+    let all: usize = lengths.iter().sum();
+    let (mut next, mut before) = (0, 0);
+    let mut run = |call: usize| {
+        let first = next;
+        // A sentence belongs to the run in which its first token lies.
+        while next < lengths.len() && (before * calls < all * call || call == calls) {
+            before += lengths[next];
+            next += 1;
+        }
+        first..next
+    };
+    (1..=calls).map(&mut run).collect()
 }
 
 #[cfg(test)]
@@ -145,15 +171,43 @@ mod tests {
         assert_eq!(next(&[idle, idle], false), Next::Idle);
         assert_eq!(
             next(&[idle, waits(1)], false),
-            Next::Work { encode: true },
+            Next::Work { encode: 1 },
             "nobody could decode meanwhile"
         );
-        assert_eq!(next(&[busy, waits(10)], false), Next::Work { encode: false });
-        assert_eq!(next(&[busy, waits(50)], false), Next::Work { encode: true });
-        assert_eq!(next(&[busy, waits(10)], true), Next::Work { encode: true });
-        assert_eq!(next(&[busy, idle], true), Next::Work { encode: false });
+        assert_eq!(next(&[busy, waits(10)], false), Next::Work { encode: 0 });
+        assert_eq!(next(&[busy, waits(50)], false), Next::Work { encode: 1 });
+        assert_eq!(next(&[busy, waits(10)], true), Next::Work { encode: 1 });
+        assert_eq!(next(&[busy, idle], true), Next::Work { encode: 0 });
+        let full = waits(2 * ENCODE_TOKENS as u32 + 1);
+        assert_eq!(
+            next(&[waits(1), full], false),
+            Next::Work { encode: 3 },
+            "as often as the rank with most needs"
+        );
         let failed = Report { failed: true, ..busy };
         assert_eq!(next(&[Report { stop: 15, ..busy }, failed], false), Next::Fail(1));
         assert_eq!(next(&[busy, Report { stop: 10, ..idle }], false), Next::Stop(10));
+    }
+
+    #[test]
+    fn portions_cover_all_sentences_in_order_and_are_about_equal() {
+        let lengths: Vec<usize> = (0..100).map(|i| 1 + i * 7 % 13).collect();
+        for lengths in [&lengths[..], &[5], &[], &[1, 1, 90, 1], &[0, 0]] {
+            for calls in 1..6 {
+                let cut = portions(lengths, calls);
+                assert_eq!(cut.len(), calls);
+                assert_eq!(
+                    cut.iter().cloned().flatten().collect::<Vec<_>>(),
+                    (0..lengths.len()).collect::<Vec<_>>()
+                );
+                let (all, longest) = (lengths.iter().sum::<usize>(), lengths.iter().max().unwrap_or(&0));
+                let most = cut.iter().map(|r| lengths[r.clone()].iter().sum::<usize>()).max();
+                assert!(
+                    most <= Some(all / calls + 1 + longest),
+                    "{lengths:?} in {calls}: {cut:?}"
+                );
+            }
+        }
+        assert!(portions(&lengths, 0).is_empty());
     }
 }

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod beam;
 pub mod candidates;
 pub mod greedy;
+pub mod limits;
 pub mod lockstep;
 pub mod search;
 pub mod slots;

@@ -9,11 +9,12 @@ mod summary;
 
 use crate::cli::check;
 use crate::cli::exit::Exit;
-use crate::cli::translate::{Device, TranslateArgs};
+use crate::cli::translate::{BatchTokens, Device, TranslateArgs};
 use crate::comm::crash::{crash_point, fail_point};
 use crate::comm::{affinity, agree, gather_texts, launch, signal, Comm, ReportedElsewhere};
-use crate::decode::batch::{Batch, Limits};
-use crate::device::Cpu;
+use crate::decode::batch::Batch;
+use crate::decode::limits::{Demand, Limits};
+use crate::device::{Cpu, Dtype};
 use crate::metrics::memory;
 use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::nllb_moe::NllbMoe;
@@ -125,7 +126,7 @@ fn same_language(args: &TranslateArgs) {
     }
 }
 
-/// Results are equal to the last bit on one instruction set only (collective).
+/// Except in int8, results are equal to the last bit on one instruction set only (collective).
 fn one_instruction_set(world: &dyn Comm, own: &str) {
     let all: std::collections::BTreeSet<String> = gather_texts(world, own).into_iter().collect();
     if all.len() > 1 && world.rank() == 0 {
@@ -182,7 +183,9 @@ impl Started<'_> {
         let group = world.rank() / group_size;
         let comm = world.split(group);
         let device = agree(world, Cpu::new(self.threads))?;
-        one_instruction_set(world, device.isa().name());
+        if model.dtype != Dtype::Int8 {
+            one_instruction_set(world, device.isa().name());
+        }
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(model, comm.as_ref()));
         let mut net = agree(world, loaded)?;
@@ -196,7 +199,7 @@ impl Started<'_> {
             keep,
         );
         ctx.meter.since(loading, Phase::Load);
-        let limits = agree(world, self.limits(model, &net, self.neighbours as u64))?;
+        let limits = agree(world, self.limits(model, &net))?;
         let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model());
         let weights = net.bytes();
         if world.rank() == 0 {
@@ -257,15 +260,20 @@ impl Started<'_> {
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
     }
 
-    /// What a rank takes on at once, cut to its share of the memory that is left.
-    fn limits(&self, model: &Model, net: &NllbMoe, neighbours: u64) -> Result<Limits> {
-        let wanted = Limits::of(self.args.batch_tokens, self.args.target.len());
-        let Some(machine) = memory::machine() else {
-            return Ok(wanted);
+    /// What a rank takes on at once, cut to its share of the memory that is left; the same on every rank (collective).
+    fn limits(&self, model: &Model, net: &NllbMoe) -> Result<Limits> {
+        let (settings, layers, d_model) = (&model.settings, net.decoder_layers(), net.d_model());
+        let room = memory::machine().map_or(u64::MAX, |m| m.room(memory::now(), self.neighbours as u64));
+        let room = least(self.world, room);
+        let wanted = match self.args.batch_tokens {
+            BatchTokens::Tokens(tokens) => Limits::of(tokens, self.args.target.len()),
+            BatchTokens::Auto => self.demand(net).limits(settings.beams),
         };
-        let room = machine.room(memory::now(), neighbours);
-        let (layers, d_model) = (net.decoder_layers(), net.d_model());
-        let limits = wanted.fit(room, &model.settings, layers, d_model).map_err(|needed| {
+        let allowed = match self.args.batch_tokens {
+            BatchTokens::Tokens(_) => wanted,
+            BatchTokens::Auto => wanted.scaled(room / 2, settings, layers, d_model),
+        };
+        let limits = allowed.fit(room, settings, layers, d_model).map_err(|needed| {
             anyhow!(
                 "the least caches (--batch-tokens of source, one sentence of output at full length) come to {}, this rank's \
                  share of the free memory is {}: lower --batch-tokens, --max-new-tokens or --num-beams",
@@ -276,11 +284,29 @@ impl Started<'_> {
         if limits != wanted && self.world.rank() == 0 {
             let (n, all) = (limits.outputs, wanted.outputs);
             log::info!(
-                "memory for {n} sentences in flight instead of {all}: caches at full length fill {}",
+                "memory for {n} sentences in flight instead of {all}: the free memory of a rank is {}",
                 size(room)
             );
         }
         Ok(limits)
+    }
+
+    /// What `--batch-tokens auto` goes by.
+    fn demand(&self, net: &NllbMoe) -> Demand {
+        let (experts, top_k) = net.experts();
+        let (rows, bytes) = self
+            .prepared
+            .scan
+            .as_ref()
+            .map_or((0, 0), |s| (s.rows - s.blank, s.bytes));
+        Demand {
+            experts,
+            top_k,
+            ranks: self.world.size() / self.groups,
+            outputs: self.args.target.len(),
+            // About four bytes a token; a sentence longer than 512 tokens is rare, however long a line.
+            mean_tokens: (bytes / rows.max(1) / 4).min(512) as usize,
+        }
     }
 
     fn load(&self, model: &Model, comm: &dyn Comm) -> Result<NllbMoe> {
@@ -292,7 +318,14 @@ impl Started<'_> {
                 log::info!("loading {}: layer {layer} of {layers}", self.args.model.display());
             }
         };
-        NllbMoe::load(&model.checkpoint, &model.config, model.dtype, place, &mut progress)
+        NllbMoe::load(
+            &model.checkpoint,
+            &model.config,
+            model.dtype,
+            self.threads,
+            place,
+            &mut progress,
+        )
     }
 
     /// Waits for all groups; one that stops or fails stops them all, and its error is everybody's (collective).
@@ -321,6 +354,14 @@ impl Started<'_> {
             None => End::Done,
         }
     }
+}
+
+/// The least of all ranks' numbers (collective).
+fn least(world: &dyn Comm, own: u64) -> u64 {
+    let mut all = Vec::new();
+    world.all_gather(&own.to_le_bytes(), &mut all);
+    let numbers = all.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b));
+    numbers.min().unwrap_or(own)
 }
 
 /// Rank 0 puts the file together and says how it went; the others have nothing left to do.

@@ -1,12 +1,11 @@
 //! One MoE layer at work: route, dispatch, exchange, experts, exchange back, combine.
 
-use super::dispatch::{Output, Owners, SendPlan, WorkPlan};
+use super::dispatch::{Owners, SendPlan, WorkPlan};
 use super::gate::{Routes, Rule};
 use super::Context;
-use crate::comm::{crash::fail_point, Part};
+use crate::comm::crash::fail_point;
 use crate::device::{Cpu, Dtype, Epilogue, Group, Linear};
 use crate::metrics::meter::Phase;
-use half::bf16;
 
 /// A feed-forward expert: `down(relu(up(x)))`.
 pub struct Expert {
@@ -39,23 +38,22 @@ pub struct MoeLayer {
 /// Buffers that every MoE layer of a model uses in turn; they only grow.
 #[derive(Default)]
 pub struct MoeBuffers {
-    logits: Vec<f32>,
-    routes: Routes,
-    send: SendPlan,
-    work: WorkPlan,
-    received: Vec<u32>,
-    /// Rows on their way out and in, as the experts take them: float32 or bfloat16.
-    out_f32: Vec<f32>,
-    out_bf16: Vec<bf16>,
-    in_bf16: Vec<bf16>,
+    pub(super) logits: Vec<f32>,
+    pub(super) routes: Routes,
+    pub(super) send: SendPlan,
+    pub(super) work: WorkPlan,
+    pub(super) received: Vec<u32>,
+    /// Rows on their way out and in, as `rows` has them.
+    pub(super) out_rows: Vec<u8>,
+    pub(super) in_rows: Vec<u8>,
     /// Experts and weights of the rows on their way: `[rows, 2 * top_k]`, weights as bits.
-    wanted_out: Vec<u32>,
-    wanted_in: Vec<u32>,
-    experts_in: Vec<u32>,
-    hidden: Vec<f32>,
-    outputs: Vec<f32>,
-    replies: Vec<f32>,
-    returned: Vec<f32>,
+    pub(super) wanted_out: Vec<u32>,
+    pub(super) wanted_in: Vec<u32>,
+    pub(super) experts_in: Vec<u32>,
+    pub(super) hidden: Vec<f32>,
+    pub(super) outputs: Vec<f32>,
+    pub(super) replies: Vec<f32>,
+    pub(super) returned: Vec<f32>,
 }
 
 /// Sets the length of a buffer whose contents will be written over.
@@ -109,71 +107,6 @@ impl MoeLayer {
         ctx.meter.lap(Phase::Combine);
     }
 
-    /// Sizes, then exactly those rows, behind the own ones in `normed`; then the plan of this rank's work.
-    fn fetch(&self, ctx: &mut Context, b: &mut MoeBuffers, normed: &mut Vec<f32>, tokens: usize, d: usize) {
-        // bfloat16 experts round their inputs anyway: sending them rounded changes no bit.
-        let (k, bf) = (b.routes.top_k, self.dtype == Dtype::Bf16);
-        let send = &b.send;
-        let (out_f32, out_bf16, wanted) = (&mut b.out_f32, &mut b.out_bf16, &mut b.wanted_out);
-        let received = sized(&mut b.received, ctx.comm.size());
-        ctx.comm.all_to_all(&send.rows, received, &mut || {
-            let row = |t: u32| &normed[t as usize * d..][..d];
-            if bf {
-                out_bf16.clear();
-                send.tokens
-                    .iter()
-                    .for_each(|&t| out_bf16.extend(row(t).iter().map(|&v| bf16::from_f32(v))));
-            } else {
-                out_f32.clear();
-                send.tokens.iter().for_each(|&t| out_f32.extend_from_slice(row(t)));
-            }
-            wanted.clear();
-            for (experts, weights) in send.experts.chunks_exact(k).zip(send.weights.chunks_exact(k)) {
-                wanted.extend_from_slice(experts);
-                wanted.extend(weights.iter().map(|w| w.to_bits()));
-            }
-        });
-        ctx.meter.lap(Phase::Sizes);
-        let arriving = received.iter().sum::<u32>() as usize;
-        let room = &mut sized(normed, (tokens + arriving) * d)[tokens * d..];
-        let wanted_in = sized(&mut b.wanted_in, arriving * 2 * k);
-        let in_bf16 = sized(&mut b.in_bf16, if bf { arriving * d } else { 0 });
-        let (out, into, width): (&[u8], &mut [u8], usize) = match bf {
-            true => (bytemuck::cast_slice(out_bf16), bytemuck::cast_slice_mut(in_bf16), 2 * d),
-            false => (bytemuck::cast_slice(out_f32), bytemuck::cast_slice_mut(room), 4 * d),
-        };
-        ctx.meter.moved(Phase::Exchange, out.len() + wanted.len() * 4);
-        let rows = Part {
-            send: out,
-            send_rows: &send.rows,
-            recv: into,
-            recv_rows: received,
-            row_bytes: width,
-        };
-        let (out, into) = (bytemuck::cast_slice(wanted), bytemuck::cast_slice_mut(wanted_in));
-        let meta = Part {
-            send: out,
-            send_rows: &send.rows,
-            recv: into,
-            recv_rows: received,
-            row_bytes: 8 * k,
-        };
-        ctx.comm.exchange(&mut [rows, meta]);
-        if bf {
-            let room = &mut normed[tokens * d..(tokens + arriving) * d];
-            room.iter_mut()
-                .zip(&b.in_bf16[..])
-                .for_each(|(to, from)| *to = from.to_f32());
-        }
-        ctx.meter.lap(Phase::Exchange);
-        b.experts_in.clear();
-        b.wanted_in[..arriving * 2 * k]
-            .chunks_exact(2 * k)
-            .for_each(|row| b.experts_in.extend_from_slice(&row[..k]));
-        b.work
-            .fill(&b.send.here, tokens, received, &b.experts_in, k, self.experts.len());
-    }
-
     fn compute(&self, device: &Cpu, b: &mut MoeBuffers, normed: &[f32], d: usize) {
         let rows = b.work.source.len();
         let Some(first) = self.experts.first() else { return };
@@ -192,86 +125,5 @@ impl MoeLayer {
         device.grouped_linear(normed, Some(&b.work.source), &group(|e| &e.up), Epilogue::Relu, hidden);
         let outputs = sized(&mut b.outputs, rows * d);
         device.grouped_linear(hidden, None, &group(|e| &e.down), Epilogue::Store, outputs);
-    }
-
-    /// Outputs for other ranks' tokens travel home: summed where this rank holds all of a token's experts.
-    fn give_back(&self, ctx: &mut Context, b: &mut MoeBuffers, d: usize) {
-        let k = b.routes.top_k;
-        let replies = sized(&mut b.replies, b.work.back.iter().sum::<u32>() as usize * d);
-        let mut rows = replies.chunks_exact_mut(d);
-        for (reply, wanted) in b.work.replies.iter().zip(b.wanted_in.chunks_exact(2 * k)) {
-            let output = |a: u32| &b.outputs[b.work.place[a as usize] as usize * d..][..d];
-            if reply.summed {
-                let term = |j: usize| {
-                    (
-                        f32::from_bits(wanted[k + j]),
-                        output(reply.assignments.start + j as u32),
-                    )
-                };
-                weighted_sum(
-                    k,
-                    term,
-                    |at, sum| at.copy_from_slice(sum),
-                    rows.next().expect("a row a reply"),
-                );
-            } else {
-                let each = reply.assignments.clone();
-                each.for_each(|a| rows.next().expect("a row a choice").copy_from_slice(output(a)));
-            }
-        }
-        ctx.meter.lap(Phase::Combine);
-        let back = sized(&mut b.returned, b.send.back.iter().sum::<u32>() as usize * d);
-        ctx.meter.moved(Phase::Exchange, replies.len() * 4);
-        let (send, recv) = (bytemuck::cast_slice(replies), bytemuck::cast_slice_mut(back));
-        let part = Part {
-            send,
-            send_rows: &b.work.back,
-            recv,
-            recv_rows: &b.send.back,
-            row_bytes: 4 * d,
-        };
-        ctx.comm.exchange(&mut [part]);
-        ctx.meter.lap(Phase::Exchange);
-    }
-
-    /// `x += scale * sum over choices of weight * output`, in the gate's order.
-    fn combine(&self, b: &MoeBuffers, x: &mut [f32], d: usize) {
-        let k = b.routes.top_k;
-        let add = |x: &mut [f32], sum: &[f32]| x.iter_mut().zip(sum).for_each(|(x, y)| *x += self.scale * y);
-        for (t, row) in x.chunks_exact_mut(d).enumerate() {
-            let output = |j: usize| match b.send.outputs[t * k + j] {
-                Output::Here(a) => &b.outputs[b.work.place[a as usize] as usize * d..][..d],
-                Output::Back(r) | Output::Summed(r) => &b.returned[r as usize * d..][..d],
-            };
-            match b.send.outputs[t * k] {
-                Output::Summed(_) => add(row, output(0)),
-                _ => weighted_sum(k, |j| (b.routes.weights[t * k + j], output(j)), add, row),
-            }
-        }
-    }
-}
-
-/// Hands `put` the sum of `weight * row` over `terms` terms, piece by piece, with the pieces of `out` they belong to.
-///
-/// One order for every caller (first term stored, later ones added): a sum made on another rank has the same bits.
-fn weighted_sum<'a>(
-    terms: usize,
-    term: impl Fn(usize) -> (f32, &'a [f32]),
-    put: impl Fn(&mut [f32], &[f32]),
-    out: &mut [f32],
-) {
-    const PIECE: usize = 64;
-    let mut sum = [0f32; PIECE];
-    for (i, piece) in out.chunks_mut(PIECE).enumerate() {
-        let sum = &mut sum[..piece.len()];
-        for j in 0..terms {
-            let (weight, row) = term(j);
-            let row = &row[i * PIECE..][..sum.len()];
-            match j {
-                0 => sum.iter_mut().zip(row).for_each(|(s, v)| *s = weight * v),
-                _ => sum.iter_mut().zip(row).for_each(|(s, v)| *s += weight * v),
-            }
-        }
-        put(piece, sum);
     }
 }

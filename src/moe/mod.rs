@@ -1,12 +1,15 @@
 //! The paper: a Mixture-of-Experts layer over ranks, with dynamic gating.
 //!
 //! [`gate`] chooses experts, [`dispatch`] plans who computes what, [`layer`] does it: the sizes are exchanged, then
-//! exactly those rows; each rank's experts run as one grouped operation over sorted rows; outputs go home and are
-//! summed there in the order of the gate's choices.
+//! exactly those rows (`exchange`, in the form of `rows`); each rank's experts run as one grouped operation over sorted rows; outputs go home
+//! and are summed there in the order of the gate's choices (`combine`).
 
+mod combine;
 pub mod dispatch;
+mod exchange;
 pub mod gate;
 pub mod layer;
+mod rows;
 
 use crate::comm::Comm;
 use crate::device::Cpu;

@@ -1,7 +1,8 @@
 //! Sixteen float32 lanes, so that every kernel is written once and means the same on every instruction set.
 //!
 //! Each operation rounds as IEEE 754 asks, so equal operations in an equal order give equal bits; only
-//! [`Lanes::dot_pairs`] may differ, where the CPU has an instruction of its own for bfloat16.
+//! [`Lanes::dot_pairs`] may differ, where the CPU has an instruction of its own for bfloat16. Products of bytes are summed
+//! in integers and are exact.
 
 /// A vector of 16 float32.
 ///
@@ -36,9 +37,19 @@ pub(super) trait Lanes: Copy {
     /// Adds to each lane the product of the bfloat16 pair `a` (the lower half first) with the lane's pair at `b`.
     unsafe fn dot_pairs(self, a: u32, b: *const u32) -> Self;
 
+    /// With the bits of each lane an i32: adds the products of the four signed bytes of `a` with the lane's four unsigned
+    /// bytes at `b`, modulo 2^32.
+    unsafe fn dot_quads(self, a: u32, b: *const u32) -> Self;
+    /// With the bits of each lane an i32: the lane plus `n` (modulo 2^32), as the nearest float32.
+    unsafe fn whole_plus(self, n: i32) -> Self;
+
     /// Asks for the cache line at `p`, which need not be valid.
     #[inline(always)]
     unsafe fn prefetch(_p: *const f32) {}
+
+    /// As [`Lanes::prefetch`], into the second-level cache only.
+    #[inline(always)]
+    unsafe fn prefetch_l2(_p: *const f32) {}
 
     /// The first `n < 16` elements; `fill` in the others.
     #[inline(always)]
@@ -188,5 +199,20 @@ impl Lanes for Plain {
             self.0[i] = odd.mul_add(f32::from_bits(b & 0xffff_0000), self.0[i]);
         }
         self
+    }
+    #[inline(always)]
+    unsafe fn dot_quads(mut self, a: u32, b: *const u32) -> Self {
+        let a = a.to_le_bytes().map(|a| i32::from(a.cast_signed()));
+        for i in 0..16 {
+            let b = b.add(i).read().to_le_bytes();
+            let products = (0..4).map(|j| a[j] * i32::from(b[j])).sum::<i32>();
+            let sum = self.0[i].to_bits().wrapping_add(products.cast_unsigned());
+            self.0[i] = f32::from_bits(sum);
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn whole_plus(self, n: i32) -> Self {
+        self.map(self, |a, _| a.to_bits().cast_signed().wrapping_add(n) as f32)
     }
 }

@@ -3,11 +3,11 @@ use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
 
-/// One AVX-512 register; `BF16` where the CPU has `vdpbf16ps`.
+/// One AVX-512 register; `VNNI` where the CPU has `vpdpbusd`, `BF16` where it has `vdpbf16ps`.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512<const BF16: bool>(__m512);
+pub(super) struct Avx512<const VNNI: bool, const BF16: bool>(__m512);
 
-impl<const BF16: bool> Lanes for Avx512<BF16> {
+impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -79,8 +79,31 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         Self(_mm512_fmadd_ps(odd_512(a), odd_512(b), sum))
     }
     #[inline(always)]
+    unsafe fn dot_quads(self, a: u32, b: *const u32) -> Self {
+        let (a, b) = (_mm512_set1_epi32(a.cast_signed()), _mm512_loadu_si512(b.cast()));
+        let sum = _mm512_castps_si512(self.0);
+        if VNNI {
+            return Self(_mm512_castsi512_ps(_mm512_dpbusd_epi32(sum, b, a)));
+        }
+        // Widened to 16 bits: the CPU's own sum of byte products (`vpmaddubsw`) saturates.
+        let a_even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(a));
+        let b_even = _mm512_and_si512(b, _mm512_set1_epi16(0xff));
+        let even = _mm512_madd_epi16(a_even, b_even);
+        let odd = _mm512_madd_epi16(_mm512_srai_epi16::<8>(a), _mm512_srli_epi16::<8>(b));
+        Self(_mm512_castsi512_ps(_mm512_add_epi32(sum, _mm512_add_epi32(even, odd))))
+    }
+    #[inline(always)]
+    unsafe fn whole_plus(self, n: i32) -> Self {
+        let sum = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(n));
+        Self(_mm512_cvtepi32_ps(sum))
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_l2(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self {
@@ -178,8 +201,20 @@ impl Lanes for Avx2 {
         Self(dot_256(self.0, a, b), dot_256(self.1, a, b.add(8)))
     }
     #[inline(always)]
+    unsafe fn dot_quads(self, a: u32, b: *const u32) -> Self {
+        Self(quads_256(self.0, a, b), quads_256(self.1, a, b.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn whole_plus(self, n: i32) -> Self {
+        Self(whole_plus_256(self.0, n), whole_plus_256(self.1, n))
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_l2(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
@@ -265,6 +300,23 @@ unsafe fn dot_256(acc: __m256, a: u32, b: *const u32) -> __m256 {
     );
     let sum = _mm256_fmadd_ps(a_even, _mm256_castsi256_ps(even), acc);
     _mm256_fmadd_ps(a_odd, _mm256_castsi256_ps(odd), sum)
+}
+
+/// [`Lanes::dot_quads`] of 8 lanes, widened to 16 bits: the CPU's own sum of byte products (`vpmaddubsw`) saturates.
+#[inline(always)]
+unsafe fn quads_256(sum: __m256, a: u32, b: *const u32) -> __m256 {
+    let (a, b) = (_mm256_set1_epi32(a.cast_signed()), _mm256_loadu_si256(b.cast()));
+    let a_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+    let b_even = _mm256_and_si256(b, _mm256_set1_epi16(0xff));
+    let even = _mm256_madd_epi16(a_even, b_even);
+    let odd = _mm256_madd_epi16(_mm256_srai_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
+    let products = _mm256_add_epi32(even, odd);
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), products))
+}
+
+#[inline(always)]
+unsafe fn whole_plus_256(sum: __m256, n: i32) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_castps_si256(sum), _mm256_set1_epi32(n)))
 }
 
 /// The top level of [`Lanes::sum`]: lanes 8 apart.

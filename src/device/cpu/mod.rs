@@ -9,8 +9,10 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod linear;
+mod memory;
 mod norm;
 mod pool;
+mod quantised;
 
 pub use attention::{Attend, Element, KeyRows};
 pub use exp::{exp, exp_slice, log_sum_exp, softmax_in_place};
@@ -18,6 +20,7 @@ pub use grouped::Group;
 pub use head::{top_k, NotANumber};
 pub use isa::Isa;
 pub use linear::{Dtype, Linear, Part, Source};
+pub use quantised::{dequantise, quantise};
 
 use std::sync::{Mutex, PoisonError};
 
@@ -40,11 +43,12 @@ pub struct Cpu {
     pool: pool::Pool,
     /// The buffer of [`Cpu::head`]; grows, and is kept.
     logits: Mutex<Vec<f32>>,
+    /// The rows of the int8 product in hand.
+    quantised: Mutex<quantised::QuantisedRows>,
 }
 
 impl Cpu {
     /// A device of `threads` threads (the calling thread included, so at least one) with the detected instruction set.
-    /// The calling thread becomes worker 0 of a rayon pool, unless it is in one already.
     ///
     /// # Errors
     /// If `SLUICE_ISA` is wrong, `threads` is 0, or threads cannot be started.
@@ -67,6 +71,7 @@ impl Cpu {
             isa,
             pool: pool::Pool::start(threads)?,
             logits: Mutex::default(),
+            quantised: Mutex::default(),
         })
     }
 
@@ -87,6 +92,14 @@ impl Cpu {
 
     fn take_logits(&self) -> Vec<f32> {
         std::mem::take(&mut self.logits.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_quantised(&self) -> quantised::QuantisedRows {
+        std::mem::take(&mut self.quantised.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep_quantised(&self, rows: quantised::QuantisedRows) {
+        *self.quantised.lock().unwrap_or_else(PoisonError::into_inner) = rows;
     }
 
     fn keep_logits(&self, buffer: Vec<f32>) {

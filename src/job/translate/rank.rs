@@ -131,9 +131,7 @@ impl Rank<'_> {
             ctx.meter.lap(Lap::Input);
             match decided {
                 Next::Work { encode } => {
-                    if encode {
-                        batch.encode(ctx, model, 2 * step);
-                    }
+                    batch.encode(ctx, model, 2 * step, encode);
                     for finished in batch.step(ctx, model, 2 * step + 1) {
                         if let Err(error) = self.finish(ctx, model, books, finished) {
                             failure.get_or_insert(error);

@@ -71,7 +71,7 @@ struct Reader<'a> {
 
 impl NllbMoe {
     /// Reads the dense weights and the experts of `rank` among `ranks` from a checkpoint that
-    /// [`inventory::check`] has passed. `progress(layers read, layers)` is called on the way.
+    /// [`inventory::check`] has passed, and packs them with `threads` threads. `progress(layers read, layers)` is called on the way.
     ///
     /// # Errors
     /// When a tensor cannot be read or holds a NaN: names file, tensor and place.
@@ -79,10 +79,15 @@ impl NllbMoe {
         checkpoint: &Checkpoint,
         config: &NllbMoeConfig,
         dtype: Dtype,
+        threads: usize,
         (rank, ranks): (usize, usize),
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<NllbMoe> {
-        let load = Loader { checkpoint, dtype };
+        let load = Loader {
+            checkpoint,
+            dtype,
+            threads,
+        };
         let mut reader = Reader {
             load,
             config,

@@ -1,0 +1,47 @@
+//! Weighted sums of the experts' outputs, in the order of the gate's choices.
+
+use super::dispatch::Output;
+use super::layer::{MoeBuffers, MoeLayer};
+
+impl MoeLayer {
+    /// `x += scale * sum over choices of weight * output`, in the gate's order.
+    pub(super) fn combine(&self, b: &MoeBuffers, x: &mut [f32], d: usize) {
+        let k = b.routes.top_k;
+        let add = |x: &mut [f32], sum: &[f32]| x.iter_mut().zip(sum).for_each(|(x, y)| *x += self.scale * y);
+        for (t, row) in x.chunks_exact_mut(d).enumerate() {
+            let output = |j: usize| match b.send.outputs[t * k + j] {
+                Output::Here(a) => &b.outputs[b.work.place[a as usize] as usize * d..][..d],
+                Output::Back(r) | Output::Summed(r) => &b.returned[r as usize * d..][..d],
+            };
+            match b.send.outputs[t * k] {
+                Output::Summed(_) => add(row, output(0)),
+                _ => weighted_sum(k, |j| (b.routes.weights[t * k + j], output(j)), add, row),
+            }
+        }
+    }
+}
+
+/// Hands `put` the sum of `weight * row` over `terms` terms, piece by piece, with the pieces of `out` they belong to.
+///
+/// One order for every caller (first term stored, later ones added): a sum made on another rank has the same bits.
+pub(super) fn weighted_sum<'a>(
+    terms: usize,
+    term: impl Fn(usize) -> (f32, &'a [f32]),
+    put: impl Fn(&mut [f32], &[f32]),
+    out: &mut [f32],
+) {
+    const PIECE: usize = 64;
+    let mut sum = [0f32; PIECE];
+    for (i, piece) in out.chunks_mut(PIECE).enumerate() {
+        let sum = &mut sum[..piece.len()];
+        for j in 0..terms {
+            let (weight, row) = term(j);
+            let row = &row[i * PIECE..][..sum.len()];
+            match j {
+                0 => sum.iter_mut().zip(row).for_each(|(s, v)| *s = weight * v),
+                _ => sum.iter_mut().zip(row).for_each(|(s, v)| *s += weight * v),
+            }
+        }
+        put(piece, sum);
+    }
+}
