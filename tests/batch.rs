@@ -8,7 +8,7 @@ use sluicegate::decode::limits::Limits;
 use sluicegate::decode::lockstep::{next, Next, Report, ENCODE_TOKENS};
 use sluicegate::decode::search::{EarlyStopping, Settings};
 use sluicegate::device::{Cpu, Dtype, KeyRows, Linear, Part, Source};
-use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
+use sluicegate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, SourceRow};
 use sluicegate::model::EncoderDecoder;
 use sluicegate::moe::Context;
 
@@ -80,11 +80,17 @@ impl Made {
     }
 }
 
-fn put(cache: &mut [f32], row: usize, token: u32) {
+fn put(cache: &mut CacheRows, row: usize, token: u32) {
+    let CacheRows::F32(cache) = cache else {
+        panic!("float32 was asked for")
+    };
     cache[row * 2 * VOCABULARY..][..2 * VOCABULARY].fill(token as f32);
 }
 
-fn get(cache: &[f32], row: usize) -> u32 {
+fn get(cache: &CacheRows, row: usize) -> u32 {
+    let CacheRows::F32(cache) = cache else {
+        panic!("float32 was asked for")
+    };
     cache[(row + 1) * 2 * VOCABULARY - 1] as u32
 }
 
@@ -95,6 +101,10 @@ impl EncoderDecoder for Made {
 
     fn decoder_layers(&self) -> usize {
         1
+    }
+
+    fn cache_type(&self) -> CacheType {
+        CacheType::F32
     }
 
     fn moe_layers(&self) -> (Vec<String>, Vec<String>) {

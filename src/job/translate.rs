@@ -17,6 +17,7 @@ use crate::decode::limits::{Demand, Limits};
 use crate::device::{Cpu, Dtype};
 use crate::metrics::memory;
 use crate::metrics::meter::{cpu_seconds, Phase};
+use crate::model::cache::Caches;
 use crate::model::nllb_moe::NllbMoe;
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
@@ -200,7 +201,7 @@ impl Started<'_> {
         );
         ctx.meter.since(loading, Phase::Load);
         let limits = agree(world, self.limits(model, &net))?;
-        let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model());
+        let caches = limits.cache_bytes(&model.settings, row_bytes(&net));
         let weights = net.bytes();
         if world.rank() == 0 {
             let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
@@ -262,7 +263,7 @@ impl Started<'_> {
 
     /// What a rank takes on at once, cut to its share of the memory that is left; the same on every rank (collective).
     fn limits(&self, model: &Model, net: &NllbMoe) -> Result<Limits> {
-        let (settings, layers, d_model) = (&model.settings, net.decoder_layers(), net.d_model());
+        let (settings, row) = (&model.settings, row_bytes(net));
         let room = memory::machine().map_or(u64::MAX, |m| m.room(memory::now(), self.neighbours as u64));
         let room = least(self.world, room);
         let wanted = match self.args.batch_tokens {
@@ -271,9 +272,9 @@ impl Started<'_> {
         };
         let allowed = match self.args.batch_tokens {
             BatchTokens::Tokens(_) => wanted,
-            BatchTokens::Auto => wanted.scaled(room / 2, settings, layers, d_model),
+            BatchTokens::Auto => wanted.scaled(room / 2, settings, row),
         };
-        let limits = allowed.fit(room, settings, layers, d_model).map_err(|needed| {
+        let limits = allowed.fit(room, settings, row).map_err(|needed| {
             anyhow!(
                 "the least caches (--batch-tokens of source, one sentence of output at full length) come to {}, this rank's \
                  share of the free memory is {}: lower --batch-tokens, --max-new-tokens or --num-beams",
@@ -354,6 +355,11 @@ impl Started<'_> {
             None => End::Done,
         }
     }
+}
+
+/// Bytes of a cache row.
+fn row_bytes(net: &NllbMoe) -> u64 {
+    Caches::row_bytes(net.cache_type(), net.decoder_layers(), net.d_model())
 }
 
 /// The least of all ranks' numbers (collective).

@@ -245,7 +245,9 @@ unsafe fn odd_512(x: __m512i) -> __m512 {
 
 /// See [`Lanes::transpose`]: neighbouring rows are interleaved by one lane, by two, then by four and by eight.
 #[inline(always)]
-unsafe fn transpose_512<const BF16: bool>(mut rows: [Avx512<BF16>; 16]) -> [Avx512<BF16>; 16] {
+unsafe fn transpose_512<const VNNI: bool, const BF16: bool>(
+    mut rows: [Avx512<VNNI, BF16>; 16],
+) -> [Avx512<VNNI, BF16>; 16] {
     let mut a = [_mm512_setzero_ps(); 16];
     let mut b = a;
     for i in 0..8 {

@@ -332,7 +332,7 @@ fn pack_four(four: &[f32], inverse: f32) -> u32 {
 
 /// The bits of `x` rounded to bfloat16, as those of an f32. Written without a branch, so that it is vectorised.
 #[inline(always)]
-fn round_to_bf16(x: f32) -> u32 {
+pub(super) fn round_to_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
     // A NaN must not be carried over into infinity.

@@ -9,6 +9,7 @@ pub mod names;
 pub use config::NllbMoeConfig;
 
 use super::blocks::{Dense, Loader, Norm, Sinusoids};
+use super::cache::CacheType;
 use crate::checkpoint::Checkpoint;
 use crate::device::{Dtype, Linear};
 use crate::moe::dispatch::Owners;
@@ -30,6 +31,7 @@ pub struct NllbMoe {
     decoder: Vec<DecoderLayer>,
     decoder_norm: Norm,
     positions: Sinusoids,
+    cache_type: CacheType,
     buffers: forward::Buffers,
 }
 
@@ -109,6 +111,7 @@ impl NllbMoe {
             decoder,
             decoder_norm: load.norm(&names::final_norm(Stack::Decoder), EPS)?,
             positions: Sinusoids::new(config.d_model),
+            cache_type: CacheType::of(dtype),
             buffers: forward::Buffers::default(),
             config: config.clone(),
         })

@@ -2,6 +2,7 @@
 use half::bf16;
 
 use crate::device::cpu::lanes::Lanes;
+use crate::device::cpu::linear::round_to_bf16;
 
 mod sealed {
     /// Only the types of this file are read by the kernels.
@@ -14,14 +15,26 @@ mod sealed {
 pub trait Element: Copy + Send + Sync + sealed::Sealed {
     /// Whether it is [`bf16`].
     const BF16: bool;
+    /// The nearest value to `x`, ties to even.
+    fn round(x: f32) -> Self;
 }
 
 impl Element for f32 {
     const BF16: bool = false;
+
+    #[inline(always)]
+    fn round(x: f32) -> f32 {
+        x
+    }
 }
 
 impl Element for bf16 {
     const BF16: bool = true;
+
+    #[inline(always)]
+    fn round(x: f32) -> bf16 {
+        bf16::from_bits((round_to_bf16(x) >> 16) as u16)
+    }
 }
 
 /// 16 elements from `p` on.

@@ -9,6 +9,7 @@ mod element;
 mod plan;
 mod rows;
 mod softmax;
+mod store;
 mod tiles;
 
 use std::cell::{Cell, RefCell};

@@ -5,7 +5,7 @@ use super::rows::HEADS;
 use super::KeyRows;
 
 /// Queries that share their rows from which on a tile is worth packing keys and values.
-const SHARED: usize = 4;
+const SHARED: usize = 6;
 /// Queries with rows of their own that a task takes at most.
 const MOST: usize = 16;
 /// Queries of a task below which shared rows are not packed once more: a cut there costs more than it evens out.
@@ -38,7 +38,8 @@ fn weight(rows: &KeyRows<'_>) -> usize {
     rows.len() + 4
 }
 
-/// Cuts all heads of all queries into `tasks`, the dearest first, none much dearer than an eighth of a thread's share.
+/// Cuts all heads of all queries into `tasks`, the dearest first: about [`TASKS`] for each thread, if
+/// no smaller part would have to be cut than is worth it.
 pub(super) fn plan(rows: &[KeyRows<'_>], heads: usize, threads: usize, tasks: &mut Vec<Task>) {
     tasks.clear();
     let all = rows.iter().map(weight).sum::<usize>() * heads;
@@ -156,7 +157,7 @@ mod tests {
                 let all: usize = tasks.iter().map(|t| t.cost(&rows)).sum();
                 let dearest = tasks[0].cost(&rows);
                 assert!(
-                    dearest * threads * 2 <= all,
+                    dearest * threads <= all,
                     "{dearest} of {all} in one of {} tasks for {threads} threads",
                     tasks.len()
                 );
