@@ -323,8 +323,9 @@ fn many_sentences_are_encoded_in_portions() {
         );
         assert_eq!(model.encoded, requests.len());
         let (most, all) = (model.most_encoded, requests.iter().map(|r| r.ids.len()).sum::<usize>());
+        // What is dealt in the very step comes on top of what the portions were planned for.
         assert!(
-            all > 4 * ENCODE_TOKENS && most < ENCODE_TOKENS + 64,
+            all > 4 * ENCODE_TOKENS && most < 2 * ENCODE_TOKENS,
             "{most} of {all} tokens in one go"
         );
     });
