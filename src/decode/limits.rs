@@ -27,7 +27,7 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Limits with which each expert sees [`ROWS_AN_EXPERT`] rows a decoding step on average, within [`ROWS_A_RANK`] and
+    /// Limits with which each expert sees `ROWS_AN_EXPERT` rows a decoding step on average, within `ROWS_A_RANK` and
     /// one sentence at least. Twice the mean in tokens, so that longer sentences still fill the slots.
     pub fn limits(&self, beams: usize) -> Limits {
         let rows = (ROWS_AN_EXPERT * self.experts).div_ceil(self.top_k.max(1) * self.ranks);

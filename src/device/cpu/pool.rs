@@ -157,7 +157,7 @@ impl Common {
         };
         let number = (self.state.load(Ordering::Relaxed) & !CLOSED) / (AT_WORK + 1);
         self.state
-            .store((number + 1) * (AT_WORK + 1) & !CLOSED, Ordering::SeqCst);
+            .store(((number + 1) * (AT_WORK + 1)) & !CLOSED, Ordering::SeqCst);
         // A helper says that it sleeps and then looks once more: one of the two sees the other.
         fence(Ordering::SeqCst);
     }
