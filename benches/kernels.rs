@@ -1,12 +1,18 @@
 //! Speed of the CPU kernels: `cargo bench --bench kernels [-- WORD]` prints the lines that hold WORD.
 //!
-//! A line gives the best of several runs, in GFLOP/s and, for the weights read once, GB/s.
+//! A line gives the best of several runs, in GFLOP/s and, for the weights read once, GB/s. `./x bench kernels` times products beside
+//! other libraries.
 use std::hint::black_box;
 use std::time::Instant;
 
 use sluicegate::device::{
     exp_slice, log_sum_exp, top_k, Attend, Cpu, Dtype, Epilogue, Group, KeyRows, Linear, Part, Source,
 };
+
+#[path = "ceiling/mod.rs"]
+mod ceiling;
+
+use ceiling::{Memory, Unit};
 
 /// Weights are cycled through, so that they come from memory as in a model: more than any cache holds.
 const MEMORY: usize = 192 << 20;
@@ -28,12 +34,12 @@ fn main() {
 }
 
 fn all(cpu: &Cpu, word: &str) {
+    ceilings(cpu.threads(), word);
     for dtype in [Dtype::F32, Dtype::Bf16] {
         for (k, n) in [(512, 1536), (1024, 4096), (4096, 1024)] {
-            let bytes = k * n * if dtype == Dtype::F32 { 4 } else { 2 };
             for rows in [1, 4, 12, 64, 512] {
-                linear(cpu, word, "cache", dtype, [rows, k, n], 1);
-                linear(cpu, word, "memory", dtype, [rows, k, n], MEMORY / bytes);
+                linear(cpu, word, dtype, [rows, k, n], false);
+                linear(cpu, word, dtype, [rows, k, n], true);
             }
         }
         for rows in [32, 128, 1024] {
@@ -44,12 +50,31 @@ fn all(cpu: &Cpu, word: &str) {
     rows(cpu, word);
 }
 
-fn linear(cpu: &Cpu, word: &str, from: &str, dtype: Dtype, [rows, k, n]: [usize; 3], copies: usize) {
+/// What the machine can do at most, for `./x bench translate` to read: number of threads, what, amount a
+/// second; 0 where the CPU has no such instruction.
+fn ceilings(threads: usize, word: &str) {
+    if !"ceiling".contains(word) {
+        return;
+    }
+    let best = |measure: &dyn Fn() -> Option<f64>| (0..3).filter_map(|_| measure()).fold(0.0, f64::max);
+    let memory = Memory::new();
+    for unit in Unit::ALL {
+        println!("ceiling {threads} {}: {:.0}", unit.name(), best(&|| unit.peak(threads)));
+    }
+    println!(
+        "ceiling {threads} bytes read: {:.0}",
+        best(&|| Some(memory.bandwidth(threads)))
+    );
+}
+
+fn linear(cpu: &Cpu, word: &str, dtype: Dtype, [rows, k, n]: [usize; 3], from_memory: bool) {
+    let from = if from_memory { "memory" } else { "cache" };
     let name = format!("linear {dtype:?} {rows} x {k} x {n} from {from}");
     if !name.contains(word) {
         return;
     }
     let one = weights(k, n, dtype);
+    let copies = if from_memory { MEMORY / one.bytes() } else { 1 };
     let w = vec![one; copies];
     let (x, mut out) = (values(rows * k), vec![0.0; rows * n]);
     let mut next = 0;

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Translation beside Hugging Face transformers: ./x bench translate [--pairs N] [--sentences 64,512] [--dtypes f32,bf16] [--ours-only]
+# Translation beside Hugging Face transformers and CTranslate2: ./x bench translate [--help | OPTION...]
 #
 #   SLUICE_SHARED   folder that holds oracle/ (make_checkpoint.py, bench_data.py, bench_hf.py, setup.sh); default ../shared
 #   SLUICE_ORACLE   folder of the Python environment that oracle/setup.sh makes; default ~/.cache/sluice-oracle
-#   SLUICE_BENCH    folder for the checkpoint (1.3 GB, made where it is missing); default ~/.cache/sluice-bench
+#   SLUICE_BENCH    folder for the checkpoints (3.3 GB, made where missing); default ~/.cache/sluice-bench
+#
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
@@ -14,6 +15,10 @@ python="$oracle/venv/bin/python"
 
 say() { printf 'bench translate: %s\n' "$*" >&2; }
 
+# Wrong options are refused before anything is made.
+contenders="$(python3 -B benches/translate/main.py --needs "$@")"
+needs() { [[ " $contenders " == *" $1 "* ]]; }
+
 if [[ ! -f "$shared/oracle/bench_hf.py" ]]; then
   say "there is no $shared/oracle/bench_hf.py: set SLUICE_SHARED to the folder that holds oracle/"
   exit 2
@@ -23,17 +28,45 @@ if [[ ! -x "$python" || ! -d "$oracle/tf4" ]]; then
   say "  bash $shared/oracle/setup.sh $oracle"
   exit 2
 fi
+if needs ctranslate2 && ! "$python" -c 'import ctranslate2' 2>/dev/null; then
+  say "CTranslate2 is missing in $oracle. Install it, or leave it out (--contenders transformers,sluice), then start again:"
+  say "  $python -m pip install ctranslate2==4.8.5"
+  exit 2
+fi
 export ORACLE_TF4="$oracle/tf4" HF_HUB_OFFLINE=1
 
+# make NAME OPTION...: an NLLB-MoE of random weights and the sentences that go with it, whole or not at all.
+make() {
+  local name="$1" out="$bench/$1.unfinished"
+  shift
+  say "making $bench/$name"
+  rm -rf "$out"
+  "$python" "$shared/oracle/make_checkpoint.py" --arch nllb-moe --out "$out" --cheap-init --sparse-step 2 --d-model 512 --heads 8 \
+    --vocab 8000 --max-pos 512 --model-max-length 512 "$@" >&2
+  if [[ "$name" == *-skew ]]; then "$python" "$shared/oracle/skew_routers.py" "$out" >&2; fi
+  "$python" "$shared/oracle/bench_data.py" "$out" translate >&2
+  rm -rf "${bench:?}/$name"
+  mv "$out" "$bench/$name"
+}
+
 # 335 M parameters: d 512, 6 + 6 layers, every second one sparse, 32 experts of which a token takes 2, ffn 1536.
-checkpoint="$bench/nllb-moe"
-if [[ ! -f "$checkpoint/bench_ids.json" ]]; then
-  say "making $checkpoint"
-  "$python" "$shared/oracle/make_checkpoint.py" --arch nllb-moe --seed 11 --out "$checkpoint" --cheap-init --layers 6 --sparse-step 2 \
-    --d-model 512 --ffn 1536 --experts 32 --heads 8 --vocab 8000 --max-pos 512 --model-max-length 512 --shards 2 >&2
-  "$python" "$shared/oracle/bench_data.py" "$checkpoint" translate >&2
+checkpoint="$bench/nllb-moe" options=()
+[[ -f "$checkpoint/bench_ids.json" ]] || make nllb-moe --seed 11 --layers 6 --ffn 1536 --experts 32 --shards 2
+# 290 M parameters, 64 experts of ffn 1024.
+if needs skewed; then
+  [[ -f "$bench/nllb-moe-skew/bench_ids.json" ]] || make nllb-moe-skew --seed 12 --layers 4 --ffn 1024 --experts 64 --router-bias 1
+  options+=(--skewed "$bench/nllb-moe-skew")
+fi
+if needs dense || needs ctranslate2; then
+  dense="$bench/nllb-dense" theirs="$bench/ctranslate2-dense"
+  if [[ ! -f "$theirs/model.bin" ]]; then
+    say "making $dense and $theirs"
+    PYTHONPATH="$oracle/tf4" "$python" -B benches/translate/twins.py "$checkpoint" "$dense" "$theirs" >&2
+  fi
+  options+=(--dense "$dense" --ctranslate2 "$theirs")
 fi
 
 cargo build --release --quiet --bin sluice
-exec "$python" benches/translate.py --checkpoint "$checkpoint" --python "$python" --reference "$shared/oracle/bench_hf.py" \
-  --sluice "${CARGO_TARGET_DIR:-target}/release/sluice" "$@"
+ceiling="$(cargo bench --no-run --bench kernels 2>&1 | sed -n 's/.*Executable .*(\(.*\))$/\1/p')"
+exec "$python" -B benches/translate/main.py --checkpoint "$checkpoint" --python "$python" --reference "$shared/oracle/bench_hf.py" \
+  --sluice "${CARGO_TARGET_DIR:-target}/release/sluice" --ceiling "$ceiling" "${options[@]}" "$@"

@@ -8,7 +8,7 @@ use sluicegate::decode::limits::Limits;
 use sluicegate::decode::lockstep::{next, Next, Report, ENCODE_TOKENS};
 use sluicegate::decode::search::{EarlyStopping, Settings};
 use sluicegate::device::{Cpu, Dtype, KeyRows, Linear, Part, Source};
-use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
+use sluicegate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, SourceRow};
 use sluicegate::model::EncoderDecoder;
 use sluicegate::moe::Context;
 
@@ -80,11 +80,17 @@ impl Made {
     }
 }
 
-fn put(cache: &mut [f32], row: usize, token: u32) {
+fn put(cache: &mut CacheRows, row: usize, token: u32) {
+    let CacheRows::F32(cache) = cache else {
+        panic!("float32 was asked for")
+    };
     cache[row * 2 * VOCABULARY..][..2 * VOCABULARY].fill(token as f32);
 }
 
-fn get(cache: &[f32], row: usize) -> u32 {
+fn get(cache: &CacheRows, row: usize) -> u32 {
+    let CacheRows::F32(cache) = cache else {
+        panic!("float32 was asked for")
+    };
     cache[(row + 1) * 2 * VOCABULARY - 1] as u32
 }
 
@@ -95,6 +101,10 @@ impl EncoderDecoder for Made {
 
     fn decoder_layers(&self) -> usize {
         1
+    }
+
+    fn cache_type(&self) -> CacheType {
+        CacheType::F32
     }
 
     fn moe_layers(&self) -> (Vec<String>, Vec<String>) {
@@ -313,8 +323,9 @@ fn many_sentences_are_encoded_in_portions() {
         );
         assert_eq!(model.encoded, requests.len());
         let (most, all) = (model.most_encoded, requests.iter().map(|r| r.ids.len()).sum::<usize>());
+        // What is dealt in the very step comes on top of what the portions were planned for.
         assert!(
-            all > 4 * ENCODE_TOKENS && most < ENCODE_TOKENS + 64,
+            all > 4 * ENCODE_TOKENS && most < 2 * ENCODE_TOKENS,
             "{most} of {all} tokens in one go"
         );
     });

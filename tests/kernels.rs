@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use sluicegate::device::{
-    log_sum_exp, top_k, Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear, Part, Source, Tops,
+    dequantise, log_sum_exp, quantise, top_k, Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear, Part, Source,
+    Tops,
 };
 
 const INPUTS: [usize; 5] = [1, 7, 64, 1000, 1101];
@@ -196,7 +197,7 @@ fn groups_and_threads_change_no_bit() {
         [7..20, 0..7, 297..300, 20..20, 33..297, 20..33],
     ];
     let source: Vec<u32> = (0..300).map(|r| r * 37 % 90).collect();
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
         let packed: Vec<Linear> = weights.iter().map(|w| pack(k, w, Some(&w[..n]), dtype)).collect();
         let one = Cpu::new(1).unwrap();
         let alone: Vec<Vec<f32>> = packed
@@ -470,47 +471,67 @@ fn queries_that_share_their_rows_attend_as_if_alone() {
     }
 }
 
+/// What the head finds must be what whole rows of logits hold, to the last bit.
+fn head_twin(cpu: &Cpu, x: &[f32], w: &Linear, ks: &[usize], ruled_out: &[Vec<u32>]) {
+    let (rows, vocabulary) = (ruled_out.len(), w.outputs());
+    let mut logits = vec![0.0; rows * vocabulary];
+    cpu.linear(x, w, Epilogue::Store, &mut logits);
+    let log_sums: Vec<f32> = logits.chunks_exact(vocabulary).map(log_sum_exp).collect();
+    for (logits, ruled_out) in logits.chunks_exact_mut(vocabulary).zip(ruled_out) {
+        let inside = ruled_out.iter().filter(|&&o| (o as usize) < vocabulary);
+        inside.for_each(|&o| logits[o as usize] = f32::NEG_INFINITY);
+    }
+    // The same buffers call after call: whatever an earlier one left in them must not show.
+    let (mut found, mut best) = (Tops::default(), Vec::new());
+    for &k in ks {
+        cpu.head(x, w, k, |row| &ruled_out[row], &mut found);
+        for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+            top_k(logits, k, &mut best).unwrap();
+            let place = format!("{vocabulary} outputs, row {row} of {rows}, k {k}");
+            assert_eq!(found.log_sum(row).to_bits(), log_sums[row].to_bits(), "{place}");
+            assert_eq!(found.best(row), best, "{place}");
+        }
+    }
+}
+
 #[test]
 fn the_head_finds_what_whole_rows_of_logits_hold() {
     let d = 64;
     // Chunks of 1024 outputs: less than one, whole ones, a last one of a single output.
     for vocabulary in [5, 1000, 2048, 3073] {
-        for rows in [0, 1, 23, 150] {
-            let (x, mut w) = (values(rows * d, 60), values(vocabulary * d, 61));
-            // Two outputs of one value in different chunks: the lower one comes first.
-            let (first, last) = (w[..d].to_vec(), vocabulary - 1);
-            w[last * d..].copy_from_slice(&first);
-            let linear = pack(d, &w, None, Dtype::F32);
-            let logits = twin(&x, &w, None, d);
-            let ruled_out: Vec<Vec<u32>> = (0..rows)
-                .map(|r| match r % 3 {
+        // Two outputs of one value, in different chunks where there are some: the lower one comes first.
+        let mut w = values(vocabulary * d, 61);
+        w.copy_within(..d, (vocabulary - 1) * d);
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+            let linear = pack(d, &w, None, dtype);
+            for rows in [0, 1, 23, 150] {
+                let of = |r: usize| match r % 3 {
                     0 => Vec::new(),
                     1 => vec![2, 3, 1024, 9999],
                     _ => (0..vocabulary as u32 - 1).collect(),
-                })
-                .collect();
-            for threads in [1, 2] {
-                let (cpu, mut found) = (Cpu::new(threads).unwrap(), Tops::default());
-                for k in [1, 3, 8, 1] {
-                    cpu.head(&x, &linear, k, |row| &ruled_out[row], &mut found);
-                    for row in 0..rows {
-                        let mut logits = logits[row * vocabulary..][..vocabulary].to_vec();
-                        let log_sum = log_sum_exp(&logits);
-                        let inside = ruled_out[row].iter().filter(|&&o| (o as usize) < vocabulary);
-                        inside.for_each(|&o| logits[o as usize] = f32::NEG_INFINITY);
-                        let mut best = Vec::new();
-                        top_k(&logits, k, &mut best).unwrap();
-                        assert_eq!(found.log_sum(row).to_bits(), log_sum.to_bits());
-                        assert_eq!(
-                            found.best(row),
-                            best,
-                            "{vocabulary} outputs, row {row} of {rows}, k {k}"
-                        );
-                    }
+                };
+                let ruled_out: Vec<Vec<u32>> = (0..rows).map(of).collect();
+                for threads in [1, 2] {
+                    let cpu = Cpu::new(threads).unwrap();
+                    head_twin(&cpu, &values(rows * d, 60), &linear, &[1, 3, 8, 1], &ruled_out);
                 }
             }
         }
     }
+}
+
+#[test]
+fn a_head_that_offers_everything_goes_in_runs_of_rows() {
+    let (d, vocabulary, rows) = (8, 3073, 350);
+    let linear = pack(d, &values(vocabulary * d, 61), None, Dtype::F32);
+    let cpu = Cpu::new(2).unwrap();
+    head_twin(
+        &cpu,
+        &values(rows * d, 60),
+        &linear,
+        &[vocabulary + 1],
+        &vec![Vec::new(); rows],
+    );
 }
 
 #[test]
@@ -539,4 +560,137 @@ fn devices_that_cannot_be_are_refused() {
                 .contains("not on this machine"));
         }
     }
+}
+
+/// What quantising a row should give: its scale and its bytes.
+fn quantised_twin(row: &[f32]) -> (f32, Vec<i64>) {
+    let largest = row
+        .iter()
+        .fold(0.0, |m: f32, x| if x.is_nan() { f32::NAN } else { m.max(x.abs()) });
+    let finite = row.iter().all(|x| x.is_finite() && x.abs() < 2f32.powi(127));
+    if !finite || largest < 2f32.powi(-100) {
+        return (if finite { 0.0 } else { f32::NAN }, vec![0; row.len()]);
+    }
+    // Up to 16 significant bits: a step is 2^-15 of the power of two below.
+    let exact = largest / 127.0;
+    let step = 2f64.powi(exact.log2().floor() as i32 - 15);
+    let scale = ((f64::from(exact) / step).ceil() * step) as f32;
+    let whole = |x: &f32| (x * (1.0 / scale)).round_ties_even() as i64;
+    (scale, row.iter().map(whole).collect())
+}
+
+/// The promised int8 product: whole numbers, summed exactly; then scaled by row, by output, and the bias.
+fn int8_twin(x: &[f32], w: &[f32], bias: Option<&[f32]>, k: usize) -> Vec<f32> {
+    let columns: Vec<_> = w.chunks_exact(k).map(quantised_twin).collect();
+    let mut out = Vec::new();
+    for (scale, x) in x.chunks_exact(k).map(quantised_twin) {
+        for (j, (column, w)) in columns.iter().enumerate() {
+            let sum: i64 = x.iter().zip(w).map(|(x, w)| x * w).sum();
+            out.push(sum as f32 * scale * column + bias.map_or(0.0, |b| b[j]));
+        }
+    }
+    out
+}
+
+#[test]
+fn int8_products_are_exact_on_every_instruction_set() {
+    let devices = devices();
+    for k in (1..=130).chain([1000, 2047, 2053, 5001]) {
+        let n = [1, 31, 33, 100][k % 4];
+        let (mut x, mut w, b) = (values(30 * k, 70), values(n * k, 71), values(n, 72));
+        // The largest sums that there can be, of both signs, and rows of other sizes.
+        x[..k].fill(3.0);
+        w[..k].fill(-0.5);
+        w[(n - 1) * k..].fill(7.0);
+        x[29 * k..].iter_mut().for_each(|x| *x *= 1e-9);
+        for bias in [None, Some(&b[..])] {
+            let (linear, want) = (pack(k, &w, bias, Dtype::Int8), int8_twin(&x, &w, bias, k));
+            for rows in [0, 1, 2, 3, 5, 12, 13, 30] {
+                for cpu in &devices {
+                    for first in [0, 30 - rows] {
+                        let mut out = vec![f32::NAN; rows * n];
+                        cpu.linear(&x[first * k..][..rows * k], &linear, Epilogue::Store, &mut out);
+                        let want = &want[first * n..][..rows * n];
+                        assert!(bits(&out) == bits(want), "{rows} x {k} x {n}, {}", cpu.isa().name());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_products_are_near() {
+    let (k, n) = (1000, 100);
+    let (x, w, b) = (values(40 * k, 73), values(n * k, 74), values(n, 75));
+    let mut out = vec![0.0; 40 * n];
+    let cpu = Cpu::new(1).unwrap();
+    cpu.linear(&x, &pack(k, &w, Some(&b), Dtype::Int8), Epilogue::Store, &mut out);
+    // Sums of about 10; each of both factors is off by half of a 127th at most, and errors cancel.
+    let want = twin(&x, &w, Some(&b), k);
+    assert!(out.iter().zip(&want).all(|(a, b)| (a - b).abs() < 0.5));
+}
+
+#[test]
+fn int8_keeps_zeros_and_hides_no_nan() {
+    let (k, n) = (70, 40);
+    let (mut x, mut w) = (values(12 * k, 76), values(n * k, 77));
+    w[3 * k..4 * k].fill(0.0);
+    w[5 * k + 1] = f32::INFINITY;
+    let special = [
+        f32::NAN,
+        -f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        2f32.powi(127),
+        f32::MAX,
+    ];
+    for (row, value) in special.iter().enumerate() {
+        x[row * k + 11 * row] = *value;
+    }
+    x[6 * k..7 * k].fill(0.0);
+    x[7 * k..8 * k].fill(-0.0);
+    x[8 * k..9 * k].fill(f32::from_bits(1));
+    x[9 * k..10 * k].fill(1e38);
+    let linear = pack(k, &w, None, Dtype::Int8);
+    let want = int8_twin(&x, &w, None, k);
+    for cpu in devices() {
+        for epilogue in [Epilogue::Store, Epilogue::Relu] {
+            let mut out = vec![0.0; 12 * n];
+            cpu.linear(&x, &linear, epilogue, &mut out);
+            for (i, (found, want)) in out.iter().zip(&want).enumerate() {
+                let (row, column) = (i / n, i % n);
+                assert_eq!(found.is_nan(), row < 6 || column == 5, "row {row}, output {column}");
+                if !found.is_nan() {
+                    let cut = if epilogue == Epilogue::Relu {
+                        want.max(0.0)
+                    } else {
+                        *want
+                    };
+                    assert_eq!(*found, cut, "row {row}, output {column}, {}", cpu.isa().name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantising_twice_changes_nothing() {
+    for n in [0, 1, 3, 64, 70, 513] {
+        for (seed, size) in [1e-37, 1e-30, 1e-3, 1.0, 77.0, 1e38].into_iter().enumerate() {
+            let row: Vec<f32> = values(n, 80 + seed as u64).iter().map(|x| x * size).collect();
+            let (mut once, mut back, mut twice) = (vec![0; n], vec![0.0; n], vec![0; n]);
+            let scale = quantise(&row, &mut once);
+            let (twin, bytes) = quantised_twin(&row);
+            assert_eq!((scale, bytes), (twin, once.iter().map(|q| i64::from(*q)).collect()));
+            dequantise(&once, scale, &mut back);
+            assert_eq!(quantise(&back, &mut twice), scale, "{n} x {size}");
+            assert_eq!(once, twice, "{n} x {size}");
+            assert!(row
+                .iter()
+                .zip(&back)
+                .all(|(x, b)| (x - b).abs() <= 0.51 * scale + 2f32.powi(-100)));
+        }
+    }
+    assert!(quantise(&[1.0, f32::NAN], &mut [0; 2]).is_nan());
 }

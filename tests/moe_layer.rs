@@ -80,12 +80,13 @@ impl Weights {
         }
     }
 
-    /// The layer written out in float64; `round` is what holding a weight or an expert's input in its type does to it.
-    fn written_out(&self, normed: &[f32], x: &[f32], round: fn(f64) -> f64) -> Vec<f64> {
+    /// The layer written out in float64; `round` is what holding an expert's input or the weights of an output in their
+    /// type does to them.
+    fn written_out(&self, normed: &[f32], x: &[f32], round: Round) -> Vec<f64> {
         let mut y: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         for (input, y) in normed.chunks_exact(D_MODEL).zip(y.chunks_exact_mut(D_MODEL)) {
             let input: Vec<f64> = input.iter().map(|&v| f64::from(v)).collect();
-            let logits = product(&input, &self.router, &self.bias, |v| v);
+            let logits = product(&input, &self.router, &self.bias, <[f64]>::to_vec);
             let total: f64 = logits.iter().map(|l| l.exp()).sum();
             let p: Vec<f64> = logits.iter().map(|l| l.exp() / total).collect();
             let mut order: Vec<usize> = (0..p.len()).collect();
@@ -111,12 +112,14 @@ fn pack(inputs: usize, weights: &[f32], bias: &[f32], dtype: Dtype) -> Linear {
     Linear::pack(inputs, &[part], dtype).unwrap()
 }
 
-fn product(x: &[f64], weights: &[f32], bias: &[f32], round: fn(f64) -> f64) -> Vec<f64> {
+/// What a type makes of a row.
+type Round = fn(&[f64]) -> Vec<f64>;
+
+fn product(x: &[f64], weights: &[f32], bias: &[f32], round: Round) -> Vec<f64> {
+    let rounded = round(x);
     let row = |w: &[f32]| {
-        x.iter()
-            .zip(w)
-            .map(|(&x, &w)| round(x) * round(f64::from(w)))
-            .sum::<f64>()
+        let w: Vec<f64> = w.iter().map(|&w| f64::from(w)).collect();
+        rounded.iter().zip(round(&w)).map(|(x, w)| x * w).sum::<f64>()
     };
     weights
         .chunks_exact(x.len())
@@ -125,8 +128,15 @@ fn product(x: &[f64], weights: &[f32], bias: &[f32], round: fn(f64) -> f64) -> V
         .collect()
 }
 
-fn rounded(v: f64) -> f64 {
-    f64::from(bf16::from_f64(v))
+fn to_bf16(row: &[f64]) -> Vec<f64> {
+    row.iter().map(|&v| f64::from(bf16::from_f64(v))).collect()
+}
+
+fn to_int8(row: &[f64]) -> Vec<f64> {
+    let scale = row.iter().fold(0.0, |m: f64, v| m.max(v.abs())) / 127.0;
+    row.iter()
+        .map(|v| if scale > 0.0 { (v / scale).round() * scale } else { 0.0 })
+        .collect()
 }
 
 /// Every rank's input of one step: what the layer reads, and what it adds to, `[tokens, d_model]`.
@@ -230,10 +240,11 @@ fn as_on_one_rank(name: &str, bias: &[f32], dtype: Dtype) {
 
 fn is_written_out(name: &str, bias: &[f32], dtype: Dtype, steps: &[Vec<Input>], outputs: &[Vec<f32>]) {
     // A hidden value that float32 and float64 round to different bfloat16 numbers moves the sum by about 2^-8 of a
-    // term.
-    let (round, tolerance): (fn(f64) -> f64, f64) = match dtype {
-        Dtype::Bf16 => (rounded, 5e-2),
-        _ => (|v| v, 1e-4),
+    // term; one that they round to different whole numbers of int8 by about 2^-7 of the largest hidden value.
+    let (round, tolerance): (Round, f64) = match dtype {
+        Dtype::F32 => (<[f64]>::to_vec, 1e-4),
+        Dtype::Bf16 => (to_bf16, 5e-2),
+        Dtype::Int8 => (to_int8, 2e-1),
     };
     let weights = Weights::new(bias);
     for (step, output) in steps.iter().zip(outputs) {
@@ -253,6 +264,7 @@ fn is_written_out(name: &str, bias: &[f32], dtype: Dtype, steps: &[Vec<Input>], 
 fn everywhere(name: &str, bias: &[f32]) {
     as_on_one_rank(name, bias, Dtype::F32);
     as_on_one_rank(name, bias, Dtype::Bf16);
+    as_on_one_rank(name, bias, Dtype::Int8);
 }
 
 #[test]
@@ -305,7 +317,7 @@ fn a_nan_is_its_own_ranks_failure_and_nobody_waits() {
             let clean: Vec<Vec<Input>> = (0..3).map(|i| inputs(&counts, 10 * i)).collect();
             let mut steps = clean.clone();
             steps[1][bad].normed[2 * D_MODEL + 3] = f32::NAN;
-            for dtype in [Dtype::F32, Dtype::Bf16] {
+            for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
                 let expected = on_ranks(&[0.0; 6], dtype, clean.clone());
                 let got = on_ranks(&[0.0; 6], dtype, steps.clone());
                 for (r, (got, expected)) in got.iter().zip(&expected).enumerate() {

@@ -145,7 +145,13 @@ impl Batch {
         let slot = settings.slot_rows();
         Batch {
             slots: Slots::new(limits.outputs, slot, limits.tokens),
-            caches: Caches::new(layers, d_model, limits.outputs * slot, limits.tokens),
+            caches: Caches::new(
+                model.cache_type(),
+                layers,
+                d_model,
+                limits.outputs * slot,
+                limits.tokens,
+            ),
             settings,
             capacity: limits.tokens,
             limits,
@@ -226,8 +232,7 @@ impl Batch {
         let slot = self.settings.slot_rows();
         self.capacity = tokens;
         self.slots = Slots::new(self.limits.outputs, slot, tokens);
-        let rows = tokens * 2 * self.d_model;
-        self.caches.cross.iter_mut().for_each(|c| *c = vec![0.0; rows]);
+        self.caches.replace_cross(tokens);
     }
 
     /// Encodes what waits, in `calls` portions of about as many tokens; collective, with nothing where nothing waits, as

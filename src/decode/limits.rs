@@ -1,7 +1,6 @@
 //! How much a rank takes on at once. Pure: numbers in, numbers out.
 
 use super::search::Settings;
-use crate::model::cache::Caches;
 
 /// Fewest source tokens that a sentence counts for: bounds the number of sentences in flight.
 pub const LEAST_TOKENS: usize = 16;
@@ -28,7 +27,7 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Limits with which each expert sees [`ROWS_AN_EXPERT`] rows a decoding step on average, within [`ROWS_A_RANK`] and
+    /// Limits with which each expert sees `ROWS_AN_EXPERT` rows a decoding step on average, within `ROWS_A_RANK` and
     /// one sentence at least. Twice the mean in tokens, so that longer sentences still fill the slots.
     pub fn limits(&self, beams: usize) -> Limits {
         let rows = (ROWS_AN_EXPERT * self.experts).div_ceil(self.top_k.max(1) * self.ranks);
@@ -66,12 +65,12 @@ impl Limits {
     }
 
     /// The same limits with as many fewer outputs in flight as it takes for all caches to fit into `room` bytes, were
-    /// every output to reach its full length. Changes the speed, never a result.
+    /// every output to reach its full length; a row takes `row_bytes` over all layers. Changes the speed, never a result.
     ///
     /// # Errors
     /// When not even one sentence fits: the bytes that it needs.
-    pub fn fit(self, room: u64, settings: &Settings, layers: usize, d_model: usize) -> Result<Limits, u64> {
-        let bytes = |outputs| Limits { outputs, ..self }.cache_bytes(settings, layers, d_model);
+    pub fn fit(self, room: u64, settings: &Settings, row_bytes: u64) -> Result<Limits, u64> {
+        let bytes = |outputs| Limits { outputs, ..self }.cache_bytes(settings, row_bytes);
         let most = (1..=self.outputs / self.per_sentence)
             .rev()
             .map(|n| n * self.per_sentence);
@@ -83,22 +82,22 @@ impl Limits {
 
     /// The same limits for fewer sentences, source tokens and outputs alike, so that all caches fit into `room` bytes;
     /// one sentence is left in any case.
-    pub fn scaled(self, room: u64, settings: &Settings, layers: usize, d_model: usize) -> Limits {
+    pub fn scaled(self, room: u64, settings: &Settings, row_bytes: u64) -> Limits {
         let sentences = self.outputs / self.per_sentence;
         let of = |n: usize| Limits {
             tokens: (self.tokens / sentences * n).max(1),
             outputs: n * self.per_sentence,
             ..self
         };
-        let fits = |limits: &Limits| limits.cache_bytes(settings, layers, d_model) <= room;
+        let fits = |limits: &Limits| limits.cache_bytes(settings, row_bytes) <= room;
         (1..=sentences).rev().map(of).find(fits).unwrap_or(of(1))
     }
 
     /// The most bytes the caches can come to hold: generated tokens of all outputs at full length, and source tokens.
-    pub fn cache_bytes(&self, settings: &Settings, layers: usize, d_model: usize) -> u64 {
+    pub fn cache_bytes(&self, settings: &Settings, row_bytes: u64) -> u64 {
         let own = (self.outputs as u64).saturating_mul(settings.slot_rows() as u64);
         let rows = own.saturating_add(self.tokens as u64);
-        rows.saturating_mul(Caches::row_bytes(layers, d_model) as u64)
+        rows.saturating_mul(row_bytes)
     }
 }
 
@@ -122,8 +121,8 @@ mod tests {
         };
         let limits = Limits::of(64, 3);
         // 12 outputs of 10 positions and 2 beams, 64 source tokens; 3 layers of 2 * 4 floats: 96 bytes a row.
-        assert_eq!(limits.cache_bytes(&settings, 3, 4), (12 * 20 + 64) * 96);
-        let fit = |room| limits.fit(room, &settings, 3, 4);
+        assert_eq!(limits.cache_bytes(&settings, 96), (12 * 20 + 64) * 96);
+        let fit = |room| limits.fit(room, &settings, 96);
         assert_eq!(fit(1 << 30), Ok(limits));
         assert_eq!(
             fit((6 * 20 + 64) * 96),
@@ -133,7 +132,7 @@ mod tests {
         assert_eq!(fit((9 * 20 + 64) * 96 - 1), Ok(Limits { outputs: 6, ..limits }));
         assert_eq!(fit(99), Err((3 * 20 + 64) * 96));
         assert_eq!(Limits::of(1, 1).outputs, 1);
-        let scaled = |room| limits.scaled(room, &settings, 3, 4);
+        let scaled = |room| limits.scaled(room, &settings, 96);
         assert_eq!(scaled(1 << 30), limits);
         let half = Limits {
             tokens: 32,

@@ -4,10 +4,11 @@
 //! `acc = fma(a[k], b[k], acc)` for k = 0..K from zero, then the bias, whatever the number of rows, their grouping, the
 //! thread count or the tile they fall in; norms, softmax and other reductions run over 16 fixed lanes, which depend only
 //! on the row's own length. So a row's result is the same to the last bit alone or among a thousand, and the float32
-//! kernels of all instruction sets agree exactly.
+//! kernels of all instruction sets agree exactly. Int8 products are sums of whole numbers, scaled by `f32(sum) * row scale *
+//! output scale`, then the bias, and agree as exactly.
 mod cpu;
 
 pub use cpu::{
-    exp, exp_slice, log_sum_exp, softmax_in_place, top_k, Attend, Cpu, Dtype, Epilogue, Group, Isa, KeyRows, Linear,
-    NotANumber, Part, Source, Tops,
+    dequantise, exp, exp_slice, log_sum_exp, quantise, softmax_in_place, top_k, Attend, Cpu, Dtype, Element, Epilogue,
+    Group, Isa, KeyRows, Linear, NotANumber, Part, Source, Tops,
 };

@@ -14,9 +14,10 @@ use crate::comm::crash::{crash_point, fail_point};
 use crate::comm::{affinity, agree, gather_texts, launch, signal, Comm, ReportedElsewhere};
 use crate::decode::batch::Batch;
 use crate::decode::limits::{Demand, Limits};
-use crate::device::Cpu;
+use crate::device::{Cpu, Dtype};
 use crate::metrics::memory;
 use crate::metrics::meter::{cpu_seconds, Phase};
+use crate::model::cache::Caches;
 use crate::model::nllb_moe::NllbMoe;
 use crate::model::EncoderDecoder;
 use crate::moe::Context;
@@ -126,7 +127,7 @@ fn same_language(args: &TranslateArgs) {
     }
 }
 
-/// Results are equal to the last bit on one instruction set only (collective).
+/// Except in int8, results are equal to the last bit on one instruction set only (collective).
 fn one_instruction_set(world: &dyn Comm, own: &str) {
     let all: std::collections::BTreeSet<String> = gather_texts(world, own).into_iter().collect();
     if all.len() > 1 && world.rank() == 0 {
@@ -183,7 +184,9 @@ impl Started<'_> {
         let group = world.rank() / group_size;
         let comm = world.split(group);
         let device = agree(world, Cpu::new(self.threads))?;
-        one_instruction_set(world, device.isa().name());
+        if model.dtype != Dtype::Int8 {
+            one_instruction_set(world, device.isa().name());
+        }
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(model, comm.as_ref()));
         let mut net = agree(world, loaded)?;
@@ -198,7 +201,7 @@ impl Started<'_> {
         );
         ctx.meter.since(loading, Phase::Load);
         let limits = agree(world, self.limits(model, &net))?;
-        let caches = limits.cache_bytes(&model.settings, net.decoder_layers(), net.d_model());
+        let caches = limits.cache_bytes(&model.settings, row_bytes(&net));
         let weights = net.bytes();
         if world.rank() == 0 {
             let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
@@ -260,7 +263,7 @@ impl Started<'_> {
 
     /// What a rank takes on at once, cut to its share of the memory that is left; the same on every rank (collective).
     fn limits(&self, model: &Model, net: &NllbMoe) -> Result<Limits> {
-        let (settings, layers, d_model) = (&model.settings, net.decoder_layers(), net.d_model());
+        let (settings, row) = (&model.settings, row_bytes(net));
         let room = memory::machine().map_or(u64::MAX, |m| m.room(memory::now(), self.neighbours as u64));
         let room = least(self.world, room);
         let wanted = match self.args.batch_tokens {
@@ -269,9 +272,9 @@ impl Started<'_> {
         };
         let allowed = match self.args.batch_tokens {
             BatchTokens::Tokens(_) => wanted,
-            BatchTokens::Auto => wanted.scaled(room / 2, settings, layers, d_model),
+            BatchTokens::Auto => wanted.scaled(room / 2, settings, row),
         };
-        let limits = allowed.fit(room, settings, layers, d_model).map_err(|needed| {
+        let limits = allowed.fit(room, settings, row).map_err(|needed| {
             anyhow!(
                 "the least caches (--batch-tokens of source, one sentence of output at full length) come to {}, this rank's \
                  share of the free memory is {}: lower --batch-tokens, --max-new-tokens or --num-beams",
@@ -316,7 +319,14 @@ impl Started<'_> {
                 log::info!("loading {}: layer {layer} of {layers}", self.args.model.display());
             }
         };
-        NllbMoe::load(&model.checkpoint, &model.config, model.dtype, place, &mut progress)
+        NllbMoe::load(
+            &model.checkpoint,
+            &model.config,
+            model.dtype,
+            self.threads,
+            place,
+            &mut progress,
+        )
     }
 
     /// Waits for all groups; one that stops or fails stops them all, and its error is everybody's (collective).
@@ -345,6 +355,11 @@ impl Started<'_> {
             None => End::Done,
         }
     }
+}
+
+/// Bytes of a cache row.
+fn row_bytes(net: &NllbMoe) -> u64 {
+    Caches::row_bytes(net.cache_type(), net.decoder_layers(), net.d_model())
 }
 
 /// The least of all ranks' numbers (collective).

@@ -45,6 +45,8 @@ pub struct Loader<'a> {
     pub checkpoint: &'a Checkpoint,
     /// What weights are held in; norms, biases and routers stay float32.
     pub dtype: Dtype,
+    /// Threads that pack them.
+    pub threads: usize,
 }
 
 impl Loader<'_> {
@@ -88,7 +90,7 @@ impl Loader<'_> {
             .info(&format!("{}.weight", names[0]))
             .map(|t| t.shape.clone())
             .unwrap_or_default();
-        Linear::pack(shape.last().copied().unwrap_or(0), &parts, dtype)
+        Linear::pack_with(self.threads, shape.last().copied().unwrap_or(0), &parts, dtype)
     }
 
     /// Reads a norm.

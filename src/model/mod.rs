@@ -7,7 +7,7 @@ pub mod nllb_moe;
 
 use crate::device::Linear;
 use crate::moe::Context;
-use cache::{Caches, DecodeRow, SourceRow};
+use cache::{CacheType, Caches, DecodeRow, SourceRow};
 
 /// A model that reads a source and writes a target token by token. All calls are collective over the ranks of the
 /// context's group: a rank without rows calls with none.
@@ -16,6 +16,8 @@ pub trait EncoderDecoder {
     fn d_model(&self) -> usize;
     /// Decoder layers, each with a cache.
     fn decoder_layers(&self) -> usize;
+    /// What its caches hold keys and values in.
+    fn cache_type(&self) -> CacheType;
     /// Names of the MoE layers: the encoder's, then the decoder's.
     fn moe_layers(&self) -> (Vec<String>, Vec<String>);
     /// Experts of each MoE layer, and experts a token.

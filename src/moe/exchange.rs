@@ -2,31 +2,25 @@
 
 use super::combine::weighted_sum;
 use super::layer::{sized, MoeBuffers, MoeLayer};
+use super::rows::{pack, row_bytes, unpack};
 use super::Context;
 use crate::comm::Part;
 use crate::device::Dtype;
 use crate::metrics::meter::Phase;
-use half::bf16;
 
 impl MoeLayer {
     /// Sizes, then exactly those rows, behind the own ones in `normed`; then the plan of this rank's work.
     pub(super) fn fetch(&self, ctx: &mut Context, b: &mut MoeBuffers, normed: &mut Vec<f32>, tokens: usize, d: usize) {
-        // bfloat16 experts round their inputs anyway: sending them rounded changes no bit.
-        let (k, bf) = (b.routes.top_k, self.dtype == Dtype::Bf16);
+        let (k, width) = (b.routes.top_k, row_bytes(self.dtype, d));
         let send = &b.send;
-        let (out_f32, out_bf16, wanted) = (&mut b.out_f32, &mut b.out_bf16, &mut b.wanted_out);
+        let (out, wanted) = (&mut b.out_rows, &mut b.wanted_out);
         let received = sized(&mut b.received, ctx.comm.size());
         ctx.comm.all_to_all(&send.rows, received, &mut || {
             let row = |t: u32| &normed[t as usize * d..][..d];
-            if bf {
-                out_bf16.clear();
-                send.tokens
-                    .iter()
-                    .for_each(|&t| out_bf16.extend(row(t).iter().map(|&v| bf16::from_f32(v))));
-            } else {
-                out_f32.clear();
-                send.tokens.iter().for_each(|&t| out_f32.extend_from_slice(row(t)));
-            }
+            let places = sized(out, send.tokens.len() * width).chunks_exact_mut(width);
+            places
+                .zip(&send.tokens)
+                .for_each(|(to, &t)| pack(self.dtype, row(t), to));
             wanted.clear();
             for (experts, weights) in send.experts.chunks_exact(k).zip(send.weights.chunks_exact(k)) {
                 wanted.extend_from_slice(experts);
@@ -37,10 +31,11 @@ impl MoeLayer {
         let arriving = received.iter().sum::<u32>() as usize;
         let room = &mut sized(normed, (tokens + arriving) * d)[tokens * d..];
         let wanted_in = sized(&mut b.wanted_in, arriving * 2 * k);
-        let in_bf16 = sized(&mut b.in_bf16, if bf { arriving * d } else { 0 });
-        let (out, into, width): (&[u8], &mut [u8], usize) = match bf {
-            true => (bytemuck::cast_slice(out_bf16), bytemuck::cast_slice_mut(in_bf16), 2 * d),
-            false => (bytemuck::cast_slice(out_f32), bytemuck::cast_slice_mut(room), 4 * d),
+        let out = &b.out_rows[..send.tokens.len() * width];
+        // Float32 rows arrive where they are used.
+        let into = match self.dtype {
+            Dtype::F32 => bytemuck::cast_slice_mut(room),
+            _ => sized(&mut b.in_rows, arriving * width),
         };
         ctx.meter.moved(Phase::Exchange, out.len() + wanted.len() * 4);
         let rows = Part {
@@ -59,11 +54,10 @@ impl MoeLayer {
             row_bytes: 8 * k,
         };
         ctx.comm.exchange(&mut [rows, meta]);
-        if bf {
-            let room = &mut normed[tokens * d..(tokens + arriving) * d];
-            room.iter_mut()
-                .zip(&b.in_bf16[..])
-                .for_each(|(to, from)| *to = from.to_f32());
+        if self.dtype != Dtype::F32 {
+            let room = normed[tokens * d..(tokens + arriving) * d].chunks_exact_mut(d);
+            let arrived = b.in_rows.chunks_exact(width);
+            room.zip(arrived).for_each(|(row, from)| unpack(self.dtype, from, row));
         }
         ctx.meter.lap(Phase::Exchange);
         b.experts_in.clear();

@@ -6,7 +6,6 @@ use super::Context;
 use crate::comm::crash::fail_point;
 use crate::device::{Cpu, Dtype, Epilogue, Group, Linear};
 use crate::metrics::meter::Phase;
-use half::bf16;
 
 /// A feed-forward expert: `down(relu(up(x)))`.
 pub struct Expert {
@@ -44,10 +43,9 @@ pub struct MoeBuffers {
     pub(super) send: SendPlan,
     pub(super) work: WorkPlan,
     pub(super) received: Vec<u32>,
-    /// Rows on their way out and in, as the experts take them: float32 or bfloat16.
-    pub(super) out_f32: Vec<f32>,
-    pub(super) out_bf16: Vec<bf16>,
-    pub(super) in_bf16: Vec<bf16>,
+    /// Rows on their way out and in, as `rows` has them.
+    pub(super) out_rows: Vec<u8>,
+    pub(super) in_rows: Vec<u8>,
     /// Experts and weights of the rows on their way: `[rows, 2 * top_k]`, weights as bits.
     pub(super) wanted_out: Vec<u32>,
     pub(super) wanted_in: Vec<u32>,

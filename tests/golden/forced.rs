@@ -33,7 +33,8 @@ fn same_routes(golden: &Value, module: &str, at: usize, routes: &Routes) {
 /// Log-probabilities of an item's labels, token by token; routes are checked on the way.
 fn score(model: &mut NllbMoe, ctx: &mut Context, item: &Value) -> Vec<f64> {
     let (source, labels) = (ids(&item["score"]["src"]), ids(&item["score"]["labels"]));
-    let mut caches = Caches::new(model.decoder_layers(), model.d_model(), labels.len(), source.len());
+    let (layers, d) = (model.decoder_layers(), model.d_model());
+    let mut caches = Caches::new(model.cache_type(), layers, d, labels.len(), source.len());
     let (encoder, decoder) = model.moe_layers();
     model.encode(ctx, &[SourceRow { ids: &source, first: 0 }], &mut caches);
     let routes = ctx.routes.clone().expect("routes are kept");

@@ -3,7 +3,8 @@
 use crate::{device, ids, Golden};
 use serde_json::Value;
 use sluicegate::comm::{threads, Comm};
-use sluicegate::decode::batch::{Batch, Finished, Limits, Output, Request};
+use sluicegate::decode::batch::{Batch, Finished, Output, Request};
+use sluicegate::decode::limits::Limits;
 use sluicegate::decode::search::{EarlyStopping, Settings};
 use sluicegate::model::EncoderDecoder;
 use sluicegate::moe::Context;
@@ -60,7 +61,7 @@ fn translate(golden: &Golden, comm: &dyn Comm, mode: &str, tokens: usize) -> Vec
             break;
         }
         if all.chunks(2).any(|b| b[0] != 0) {
-            batch.encode(&mut ctx, &mut model, 2 * step);
+            batch.encode(&mut ctx, &mut model, 2 * step, 1);
         }
         found.extend(batch.step(&mut ctx, &mut model, 2 * step + 1));
         assert!(ctx.failure.is_none(), "{:?}", ctx.failure);

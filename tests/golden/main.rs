@@ -46,7 +46,7 @@ impl Golden {
         let config = NllbMoeConfig::from_json(&config, &self.dir.join("config.json")).expect("config");
         let checkpoint = Checkpoint::open(&self.dir).expect("checkpoint");
         inventory::check(&checkpoint, &config).expect("inventory");
-        NllbMoe::load(&checkpoint, &config, Dtype::F32, (rank, ranks), &mut |_, _| ()).expect("weights")
+        NllbMoe::load(&checkpoint, &config, Dtype::F32, 1, (rank, ranks), &mut |_, _| ()).expect("weights")
     }
 }
 

@@ -19,7 +19,7 @@ fn a_rank_reads_only_its_own_experts() {
         for rank in 0..ranks {
             let checkpoint = Checkpoint::open(&golden.dir).expect("checkpoint");
             let model =
-                NllbMoe::load(&checkpoint, &config, Dtype::F32, (rank, ranks), &mut |_, _| ()).expect("weights");
+                NllbMoe::load(&checkpoint, &config, Dtype::F32, 1, (rank, ranks), &mut |_, _| ()).expect("weights");
             let block = Owners::block(config.num_experts, ranks, rank);
             let wanted = |owner: &Owner| match owner {
                 Owner::Dense => true,
@@ -31,7 +31,7 @@ fn a_rank_reads_only_its_own_experts() {
             held += model.bytes();
         }
         let one = Checkpoint::open(&golden.dir).expect("checkpoint");
-        let whole = NllbMoe::load(&one, &config, Dtype::F32, (0, 1), &mut |_, _| ())
+        let whole = NllbMoe::load(&one, &config, Dtype::F32, 1, (0, 1), &mut |_, _| ())
             .expect("weights")
             .bytes();
         assert!(

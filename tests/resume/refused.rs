@@ -48,6 +48,7 @@ fn another_job_is_refused_and_told_what_differs() {
         ("--early-stopping never", "early_stopping"),
         ("--no-repeat-ngram-size 3", "no_repeat_ngram_size"),
         ("--dtype f32", "dtype"),
+        ("--dtype int8", "dtype"),
         ("--scores=false", "scores"),
         ("--routing counts", "routing"),
         ("--on-error skip", "on_error"),

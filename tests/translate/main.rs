@@ -7,6 +7,7 @@ mod checkpoints;
 mod datasets;
 mod exact;
 mod inputs;
+mod int8;
 mod memory;
 mod options;
 mod place;

@@ -98,6 +98,22 @@ fn bfloat16_is_the_default_here_and_loses_little() {
     }
 }
 
+#[test]
+fn int8_loses_at_most_three_tenths_of_bleu() {
+    let Some(place) = Place::new() else { return };
+    let Some(test) = shared("model/test") else { return };
+    let scores = fs::read(test.join("scores.json")).expect("scores.json");
+    let scores: Value = serde_json::from_slice(&scores).expect("JSON");
+    for (source, lang) in [("test.eng", "fra"), ("test-deu.eng", "deu")] {
+        let references = test.join(format!("test.{lang}")).display().to_string();
+        let flags = format!("--source eng_Latn --target {lang}_Latn --references {references} --dtype int8");
+        let out = format!("{lang}.h5");
+        place.rows(2, &bundled("en-fr-de"), &test.join(source), &out, &flags);
+        let given = &scores["scores"][format!("{lang}_Latn greedy")];
+        assert_near(figure(&place.path(&out), "BLEU"), &given["bleu"], 0.3, lang);
+    }
+}
+
 /// One of the larger test sets on two ranks.
 fn larger(source: &str, lang: &str, mode: &str, flags: &str) {
     let Some(place) = Place::new() else { return };

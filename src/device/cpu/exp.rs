@@ -70,7 +70,7 @@ pub(super) unsafe fn exp_lanes<L: Lanes>(x: L) -> L {
 
 /// The largest element (`-inf` for none; NaN is passed over).
 #[inline(always)]
-unsafe fn max_of<L: Lanes>(row: &[f32]) -> f32 {
+pub(super) unsafe fn max_of<L: Lanes>(row: &[f32]) -> f32 {
     let mut max = L::splat(f32::NEG_INFINITY);
     let mut i = 0;
     while i + 16 <= row.len() {
@@ -86,7 +86,7 @@ unsafe fn max_of<L: Lanes>(row: &[f32]) -> f32 {
 /// Sum over the row of `exp(x - max)`, stored into `out` where that is not null. Blocks of 1024 elements are summed
 /// first, then the blocks: the rounding error of a row of 256k logits stays that of a few hundred additions.
 #[inline(always)]
-unsafe fn exp_and_sum<L: Lanes>(row: *const f32, len: usize, max: f32, out: *mut f32) -> f32 {
+pub(super) unsafe fn exp_and_sum<L: Lanes>(row: *const f32, len: usize, max: f32, out: *mut f32) -> f32 {
     let shift = L::splat(max);
     let (mut total, mut block) = (L::splat(0.0), L::splat(0.0));
     let whole = len / 16 * 16;
@@ -123,7 +123,7 @@ pub(super) unsafe fn exp_of_scores<L: Lanes>(row: &mut [f32]) -> f32 {
 }
 
 #[inline(always)]
-fn finite_or_zero(max: f32) -> f32 {
+pub(super) fn finite_or_zero(max: f32) -> f32 {
     if max == f32::NEG_INFINITY {
         0.0
     } else {

@@ -9,6 +9,7 @@ use super::isa::{Isa, Kernel};
 use super::lanes::Lanes;
 use super::linear::{pack_pair, Line, PANEL};
 use super::pool::Shared;
+use super::quantised::QuantisedRows;
 use super::{Dtype, Epilogue, Linear};
 
 /// Steps of a block: 12 rows of it are 24 KiB, a panel of it 64 KiB.
@@ -22,6 +23,8 @@ const ROWS_BYTES: usize = 512 << 10;
 const MIN_ROWS: usize = 48;
 /// Vectors of outputs that a tile takes at most.
 const MOST_VECTORS: usize = 8;
+/// Steps between two looks ahead into the weights to come.
+const STRETCH: usize = 8;
 
 thread_local! {
     /// Packed rows and unfinished sums; grows, and is kept.
@@ -38,16 +41,18 @@ pub(super) struct Product<'a> {
     pub x: &'a [f32],
     /// For each row of `out`, the row of `x`.
     pub source: Option<&'a [u32]>,
+    /// The rows of `out` for int8 weights, which take the place of `x`.
+    pub quantised: &'a QuantisedRows,
     pub weights: &'a Linear,
     pub rows: Range<usize>,
     pub panels: Range<usize>,
     pub epilogue: Epilogue,
-    /// Rows from row 0 on, of which only `rows` are written: `[rows.end, stride]`.
+    /// `[any, stride]`
     pub out: Shared,
     /// Elements from one row of `out` to the next.
     pub stride: usize,
-    /// Output that a row of `out` begins with.
-    pub first: usize,
+    /// Row and output that `out` begins with.
+    pub origin: (usize, usize),
 }
 
 impl Product<'_> {
@@ -96,16 +101,56 @@ impl Kernel for Tiles<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         match self.product.weights.dtype {
-            Dtype::F32 => self.columns::<L, false>(),
-            Dtype::Bf16 => self.columns::<L, true>(),
+            Dtype::F32 => self.columns::<L, Singles>(),
+            Dtype::Bf16 => self.columns::<L, Pairs>(),
+            Dtype::Int8 => self.columns::<L, Quads>(),
         }
+    }
+}
+
+/// What a word of packed rows and weights holds.
+trait Words {
+    /// The type of weights.
+    const DTYPE: Dtype;
+    /// Adds the products of the inputs in `a` with those at `b`.
+    unsafe fn step<L: Lanes>(acc: L, a: u32, b: *const u32) -> L;
+}
+
+/// One f32.
+struct Singles;
+/// Two bfloat16.
+struct Pairs;
+/// Four bytes.
+struct Quads;
+
+impl Words for Singles {
+    const DTYPE: Dtype = Dtype::F32;
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(acc: L, a: u32, b: *const u32) -> L {
+        L::splat(f32::from_bits(a)).fma(L::load(b.cast()), acc)
+    }
+}
+
+impl Words for Pairs {
+    const DTYPE: Dtype = Dtype::Bf16;
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(acc: L, a: u32, b: *const u32) -> L {
+        acc.dot_pairs(a, b)
+    }
+}
+
+impl Words for Quads {
+    const DTYPE: Dtype = Dtype::Int8;
+    #[inline(always)]
+    unsafe fn step<L: Lanes>(acc: L, a: u32, b: *const u32) -> L {
+        acc.dot_quads(a, b)
     }
 }
 
 impl Tiles<'_> {
     #[inline(always)]
-    unsafe fn columns<L: Lanes, const BF16: bool>(&self) {
-        self.pack_rows::<BF16>();
+    unsafe fn columns<L: Lanes, W: Words>(&self) {
+        self.pack_rows::<W>();
         let panels = &self.product.panels;
         let (mut v, end) = (panels.start * 2, panels.end * 2);
         let rows = self.product.rows.len();
@@ -120,14 +165,14 @@ impl Tiles<'_> {
         };
         while v < end {
             let vectors = if v + wide <= end { wide } else { base };
-            self.blocks::<L, BF16>(v, vectors);
+            self.blocks::<L, W>(v, vectors);
             v += vectors;
         }
     }
 
     /// All rows against `vectors` vectors of outputs from vector `v` on.
     #[inline(always)]
-    unsafe fn blocks<L: Lanes, const BF16: bool>(&self, v: usize, vectors: usize) {
+    unsafe fn blocks<L: Lanes, W: Words>(&self, v: usize, vectors: usize) {
         let steps = self.product.weights.steps();
         let rows = self.product.rows.len();
         let largest = if L::WIDE { 12 } else { 6 };
@@ -140,19 +185,24 @@ impl Tiles<'_> {
                 .words()
                 .add((v / 2 * steps + start) * PANEL + v % 2 * 16);
             let a = self.packed.add(start / BLOCK * rows * STRIDE).cast_const();
+            // Panels lie one behind the other: what follows a block of one is the next block to be taken.
+            let more = vectors == 2 && (start + count < steps || v + vectors < self.product.panels.end * 2);
             for tile in 0..tiles {
                 // Tiles of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
                 let (first, next) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                 let sums = self.sums.add(first * vectors * 16);
+                let lines = |tile: usize| if more { tile * count * 2 / tiles } else { 0 };
                 let t = Tile {
                     a: a.add(first * STRIDE),
                     b,
                     panel: steps * PANEL,
                     count,
+                    ahead: b.wrapping_add((count * 2 + lines(tile)) * 16),
+                    lines: lines(tile + 1) - lines(tile),
                     sums,
                     fresh: start == 0,
                 };
-                t.run::<L, BF16>(next - first, vectors);
+                t.run::<L, W>(next - first, vectors);
                 if start + count == steps {
                     self.finish::<L>(first..next, v, vectors);
                 }
@@ -160,16 +210,24 @@ impl Tiles<'_> {
         }
     }
 
-    /// Copies the rows into blocks, as f32 or pairs of bfloat16 with a zero after an odd end.
+    /// Copies the rows into blocks, as f32, pairs of bfloat16 with a zero after an odd end, or quantised.
     #[inline(always)]
-    unsafe fn pack_rows<const BF16: bool>(&self) {
+    unsafe fn pack_rows<W: Words>(&self) {
         let rows = self.product.rows.len();
         for (i, row) in self.product.rows.clone().enumerate() {
+            if W::DTYPE == Dtype::Int8 {
+                for (block, words) in self.product.quantised.words(row).chunks(BLOCK).enumerate() {
+                    let to = self.packed.add((block * rows + i) * STRIDE);
+                    std::ptr::copy_nonoverlapping(words.as_ptr(), to, words.len());
+                }
+                continue;
+            }
             let x = self.product.row_of_x(row);
-            let inputs = if BF16 { 2 * BLOCK } else { BLOCK };
+            let bf16 = W::DTYPE == Dtype::Bf16;
+            let inputs = if bf16 { 2 * BLOCK } else { BLOCK };
             for (block, x) in x.chunks(inputs).enumerate() {
                 let to = self.packed.add((block * rows + i) * STRIDE);
-                if BF16 {
+                if bf16 {
                     let (whole, rest) = x.as_chunks::<2>();
                     for (j, pair) in whole.iter().enumerate() {
                         to.add(j).write(pack_pair(pair));
@@ -190,13 +248,18 @@ impl Tiles<'_> {
         let p = &self.product;
         let (outputs, bias) = (p.weights.outputs, p.weights.bias());
         for row in rows {
-            let out = p.out.at((p.rows.start + row) * p.stride);
+            let out = p.out.at((p.rows.start + row - p.origin.0) * p.stride);
             for j in 0..vectors {
                 let column = (v + j) * 16;
                 if column >= outputs {
                     break;
                 }
                 let mut sum = L::load(self.sums.add((row * vectors + j) * 16));
+                if let Some(scales) = p.weights.scales() {
+                    let (scale, offset) = p.quantised.scale_and_offset(p.rows.start + row);
+                    let whole = sum.whole_plus(offset).mul(L::splat(scale));
+                    sum = whole.mul(L::load(scales.as_ptr().add(column)));
+                }
                 if let Some(bias) = bias {
                     sum = sum.add(L::load(bias.as_ptr().add(column)));
                 }
@@ -204,7 +267,7 @@ impl Tiles<'_> {
                     // Zero first: a NaN stays one.
                     sum = L::splat(0.0).max(sum);
                 }
-                let (to, n) = (out.add(column - p.first), outputs - column);
+                let (to, n) = (out.add(column - p.origin.1), outputs - column);
                 match (p.epilogue == Epilogue::Add, n >= 16) {
                     (true, true) => L::load(to).add(sum).store(to),
                     (true, false) => L::load_part(to, n, 0.0).add(sum).store_part(to, n),
@@ -226,6 +289,11 @@ struct Tile {
     panel: usize,
     /// Steps.
     count: usize,
+    /// Weights of the next block that this tile asks for, so that they come from memory evenly and in time: left to
+    /// itself the CPU stops at the end of every page.
+    ahead: *const u32,
+    /// Cache lines from there on.
+    lines: usize,
     /// `[rows][vectors][16]`
     sums: *mut f32,
     /// Whether the sums start from zero.
@@ -234,11 +302,11 @@ struct Tile {
 
 impl Tile {
     #[inline(always)]
-    unsafe fn run<L: Lanes, const BF16: bool>(&self, rows: usize, vectors: usize) {
+    unsafe fn run<L: Lanes, W: Words>(&self, rows: usize, vectors: usize) {
         macro_rules! pick {
             ($(($rows:literal, $vectors:literal)),*) => {
                 match (rows, vectors) {
-                    $(($rows, $vectors) => self.sum::<L, BF16, $rows, $vectors>(),)*
+                    $(($rows, $vectors) => self.sum::<L, W, $rows, $vectors>(),)*
                     _ => unreachable!("a tile of {rows} rows x {vectors} vectors"),
                 }
             };
@@ -267,7 +335,7 @@ impl Tile {
     }
 
     #[inline(always)]
-    unsafe fn sum<L: Lanes, const BF16: bool, const ROWS: usize, const VECTORS: usize>(&self) {
+    unsafe fn sum<L: Lanes, W: Words, const ROWS: usize, const VECTORS: usize>(&self) {
         let mut acc = [[L::splat(0.0); VECTORS]; ROWS];
         if !self.fresh {
             for (r, acc) in acc.iter_mut().enumerate() {
@@ -276,17 +344,21 @@ impl Tile {
                 }
             }
         }
-        for k in 0..self.count {
-            let b: [*const u32; VECTORS] =
-                std::array::from_fn(|v| self.b.wrapping_add(v / 2 * self.panel + k * PANEL + v % 2 * 16));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let a = self.a.add(r * STRIDE + k).read();
-                for (acc, b) in acc.iter_mut().zip(b) {
-                    *acc = if BF16 {
-                        acc.dot_pairs(a, b)
-                    } else {
-                        L::splat(f32::from_bits(a)).fma(L::load(b.cast()), *acc)
-                    };
+        let each = self.lines.div_ceil(self.count.div_ceil(STRETCH).max(1));
+        let mut ahead = self.ahead;
+        for start in (0..self.count).step_by(STRETCH) {
+            for _ in 0..each {
+                L::prefetch_l2(ahead.cast());
+                ahead = ahead.wrapping_add(16);
+            }
+            for k in start..(start + STRETCH).min(self.count) {
+                let b: [*const u32; VECTORS] =
+                    std::array::from_fn(|v| self.b.wrapping_add(v / 2 * self.panel + k * PANEL + v % 2 * 16));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let a = self.a.add(r * STRIDE + k).read();
+                    for (acc, b) in acc.iter_mut().zip(b) {
+                        *acc = W::step(*acc, a, b);
+                    }
                 }
             }
         }

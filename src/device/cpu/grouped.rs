@@ -4,6 +4,7 @@ use std::ops::Range;
 use super::gemm::{rows_of_a_task, Product};
 use super::linear::PANEL;
 use super::pool::Shared;
+use super::quantised::QuantisedRows;
 use super::{Cpu, Dtype, Epilogue, Linear};
 
 /// A task should take at least this many nanoseconds.
@@ -71,24 +72,49 @@ impl Cpu {
     ) {
         check(x, source, groups, out);
         let (tasks, nanoseconds) = plan(groups, self.threads());
+        let quantised = self.quantise_groups(x, source, groups);
         let out = Shared(out.as_mut_ptr());
         self.for_each(tasks.len(), nanoseconds, |i| {
             let Task { group, rows, panels } = tasks[i].clone();
             let product = Product {
                 x,
                 source,
+                quantised: &quantised,
                 weights: groups[group].weights,
                 rows,
                 panels,
                 epilogue: epi,
                 out,
                 stride: groups[group].weights.outputs,
-                first: 0,
+                origin: (0, 0),
             };
             // SAFETY: a device's instruction set is available; `check` has seen that rows lie inside and are in one group
             // only; the tasks of a group don't overlap.
             unsafe { product.compute(self.isa()) };
         });
+        self.keep_quantised(quantised);
+    }
+
+    /// The rows of `out` that groups of int8 weights compute, as their products take them.
+    pub(super) fn quantise_groups(&self, x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>]) -> QuantisedRows {
+        let mut quantised = self.take_quantised();
+        let of_int8 = || {
+            groups
+                .iter()
+                .filter(|g| g.weights.dtype == Dtype::Int8 && !g.rows.is_empty())
+        };
+        let ends = (
+            of_int8().map(|g| g.rows.start).min(),
+            of_int8().map(|g| g.rows.end).max(),
+        );
+        if let ((Some(first), Some(end)), Some(group)) = (ends, groups.first()) {
+            let inputs = group.weights.inputs;
+            // Rows of no group may have no row of `x`.
+            let of_x = |row: usize| source.map_or(Some(row), |source| source.get(row).map(|from| *from as usize));
+            let row = |row| of_x(row).and_then(|from| x.get(from * inputs..(from + 1) * inputs));
+            quantised.fill(self, first..end, inputs, row);
+        }
+        quantised
     }
 }
 
@@ -170,6 +196,7 @@ fn panel_cost(w: &Linear, rows: usize) -> f64 {
     let (speed, bytes) = match w.dtype {
         Dtype::F32 => (60.0, 4.0),
         Dtype::Bf16 => (120.0, 2.0),
+        Dtype::Int8 => (200.0, 1.0),
     };
     (elements * rows as f64 / speed).max(elements * bytes / 20.0)
 }

@@ -1,6 +1,7 @@
 //! The way out of a model: logits over the vocabulary, and the best of them.
 use std::cell::RefCell;
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use super::exp::{log_of_parts, MaxAndSum, CHUNK};
 use super::gemm::Product;
@@ -8,7 +9,8 @@ use super::isa::{Isa, Kernel};
 use super::lanes::Lanes;
 use super::linear::PANEL;
 use super::pool::Shared;
-use super::{Cpu, Epilogue, Linear};
+use super::quantised::QuantisedRows;
+use super::{Cpu, Epilogue, Group, Linear};
 
 /// Rows whose logits against a chunk of outputs are in cache at a time.
 const ROWS: usize = 64;
@@ -126,12 +128,16 @@ impl Cpu {
             let parts = Shared(found.parts.as_mut_ptr());
             let candidates = Shared(found.candidates.as_mut_ptr());
             let nanoseconds = (count * w.outputs) as f64 * d as f64 / 50.0;
+            let x = &x[first * d..(first + count) * d];
+            let group = Group {
+                weights: w,
+                rows: 0..count,
+            };
+            let quantised = self.quantise_groups(x, None, &[group]);
             self.for_each(chunks * blocks, nanoseconds, |task| {
                 let (chunk, block) = (task / blocks, task % blocks);
                 let rows = block * count / blocks..(block + 1) * count / blocks;
-                let x = &x[(first + rows.start) * d..(first + rows.end) * d];
-                self.chunk(x, w, chunk, |i, logits, best| {
-                    let row = rows.start + i;
+                self.chunk((x, &quantised), w, rows, chunk, |row, logits, best| {
                     let part = self.best_of_chunk(logits, chunk * CHUNK, ruled_out(first + row), width, best);
                     // SAFETY: each chunk of each row has places of its own in both buffers, which live until all are
                     // done; no more than `width` are the best.
@@ -144,6 +150,7 @@ impl Cpu {
                     }
                 });
             });
+            self.keep_quantised(quantised);
             found.join(count, chunks);
         }
     }
@@ -174,35 +181,36 @@ impl Cpu {
         part
     }
 
-    /// Calls `each(row, logits, scratch)` with each row's logits of one chunk of outputs.
+    /// Calls `each(row, logits, scratch)` for `rows` with their logits of one chunk of outputs.
     fn chunk(
         &self,
-        x: &[f32],
+        (x, quantised): (&[f32], &QuantisedRows),
         w: &Linear,
+        rows: Range<usize>,
         chunk: usize,
         mut each: impl FnMut(usize, &mut [f32], &mut Vec<(f32, u32)>),
     ) {
-        let rows = x.len() / w.inputs;
         let (outputs, panels) = (chunk * CHUNK..w.outputs.min((chunk + 1) * CHUNK), CHUNK / PANEL);
         CHUNK_LOGITS.with_borrow_mut(|(logits, best)| {
-            if logits.len() < rows * CHUNK {
-                logits.resize(rows * CHUNK, 0.0);
+            if logits.len() < rows.len() * CHUNK {
+                logits.resize(rows.len() * CHUNK, 0.0);
             }
             let product = Product {
                 x,
                 source: None,
+                quantised,
                 weights: w,
-                rows: 0..rows,
+                rows: rows.clone(),
                 panels: chunk * panels..w.panels().min((chunk + 1) * panels),
                 epilogue: Epilogue::Store,
                 out: Shared(logits.as_mut_ptr()),
                 stride: CHUNK,
-                first: outputs.start,
+                origin: (rows.start, outputs.start),
             };
             // SAFETY: a device's instruction set is available; rows and panels are there; the buffer is this thread's.
             unsafe { product.compute(self.isa) };
-            for (i, row) in logits.chunks_exact_mut(CHUNK).take(rows).enumerate() {
-                each(i, &mut row[..outputs.len()], best);
+            for (row, logits) in rows.zip(logits.chunks_exact_mut(CHUNK)) {
+                each(row, &mut logits[..outputs.len()], best);
             }
         });
     }

@@ -22,11 +22,13 @@ pub(super) trait Kernel {
 /// An instruction set that the kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 (F, BW, DQ, VL), with or without its bfloat16 dot product.
+    /// AVX-512 (F, BW, DQ, VL), with all its dot products or with none.
     Avx512 {
-        /// Whether `vdpbf16ps` is there.
+        /// Whether `vdpbf16ps` and `vpdpbusd` are there; CPUs that have the first have the second.
         bf16: bool,
     },
+    /// AVX-512 with the dot product of bytes (`vpdpbusd`) only.
+    Avx512Vnni,
     /// AVX2 with FMA.
     Avx2,
     /// Plain Rust.
@@ -54,8 +56,12 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
-            if avx512 && is_x86_feature_detected!("avx512bf16") {
+            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+            if vnni && is_x86_feature_detected!("avx512bf16") {
                 found.push(Isa::Avx512 { bf16: true });
+            }
+            if vnni {
+                found.push(Isa::Avx512Vnni);
             }
             if avx512 {
                 found.push(Isa::Avx512 { bf16: false });
@@ -68,10 +74,11 @@ impl Isa {
         found
     }
 
-    /// `avx512+bf16`, `avx512`, `avx2` or `portable`.
+    /// `avx512+bf16`, `avx512+vnni`, `avx512`, `avx2` or `portable`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Avx512 { bf16: true } => "avx512+bf16",
+            Isa::Avx512Vnni => "avx512+vnni",
             Isa::Avx512 { bf16: false } => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Portable => "portable",
@@ -95,6 +102,8 @@ impl Isa {
             // SAFETY: the caller vouches for the CPU and for the kernel.
             Isa::Avx512 { bf16: true } => return unsafe { on_avx512_bf16(kernel) },
             // SAFETY: as above.
+            Isa::Avx512Vnni => return unsafe { on_avx512_vnni(kernel) },
+            // SAFETY: as above.
             Isa::Avx512 { bf16: false } => return unsafe { on_avx512(kernel) },
             // SAFETY: as above.
             Isa::Avx2 => return unsafe { on_avx2(kernel) },
@@ -114,7 +123,7 @@ fn choose(wanted: Option<&str>, available: &[Isa]) -> Result<Isa> {
     let fits = |isa: &&Isa| wanted.is_none_or(|w| w.is_empty() || w == isa.name() || w == isa.family());
     match (available.iter().find(fits), wanted.unwrap_or_default()) {
         (Some(isa), _) => Ok(*isa),
-        (None, known @ ("avx512" | "avx2" | "avx512+bf16")) => {
+        (None, known @ ("avx512" | "avx2" | "avx512+vnni" | "avx512+bf16")) => {
             bail!(
                 "SLUICE_ISA={known}: this machine has only {}; unset it",
                 names(available)
@@ -125,17 +134,24 @@ fn choose(wanted: Option<&str>, available: &[Isa]) -> Result<Isa> {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")]
 unsafe fn on_avx512_bf16<K: Kernel>(kernel: K) -> K::Out {
     // SAFETY: the features are enabled here; the caller vouches for the kernel.
-    unsafe { kernel.run::<Avx512<true>>() }
+    unsafe { kernel.run::<Avx512<true, true>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn on_avx512_vnni<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: as above.
+    unsafe { kernel.run::<Avx512<true, false>>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Out {
     // SAFETY: as above.
-    unsafe { kernel.run::<Avx512<false>>() }
+    unsafe { kernel.run::<Avx512<false, false>>() }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -157,6 +173,7 @@ mod tests {
     fn the_best_is_chosen_unless_another_is_named() {
         let all = [
             Isa::Avx512 { bf16: true },
+            Isa::Avx512Vnni,
             Isa::Avx512 { bf16: false },
             Isa::Avx2,
             Isa::Portable,
@@ -165,12 +182,13 @@ mod tests {
             (None, 0),
             (Some(""), 0),
             (Some("avx512"), 0),
-            (Some("avx2"), 2),
-            (Some("portable"), 3),
+            (Some("avx512+vnni"), 1),
+            (Some("avx2"), 3),
+            (Some("portable"), 4),
         ] {
             assert_eq!(choose(wanted, &all).unwrap(), all[found], "{wanted:?}");
         }
-        let refusal = |wanted| choose(Some(wanted), &all[2..]).unwrap_err().to_string();
+        let refusal = |wanted| choose(Some(wanted), &all[3..]).unwrap_err().to_string();
         assert!(refusal("avx512").contains("has only avx2, portable"));
         assert!(refusal("sse2").contains("expected avx512, avx2 or portable"));
     }

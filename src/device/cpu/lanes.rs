@@ -1,7 +1,8 @@
 //! Sixteen float32 lanes, so that every kernel is written once and means the same on every instruction set.
 //!
 //! Each operation rounds as IEEE 754 asks, so equal operations in an equal order give equal bits; only
-//! [`Lanes::dot_pairs`] may differ, where the CPU has an instruction of its own for bfloat16.
+//! [`Lanes::dot_pairs`] may differ, where the CPU has an instruction of its own for bfloat16. Products of bytes are summed
+//! in integers and are exact.
 
 /// A vector of 16 float32.
 ///
@@ -15,6 +16,8 @@ pub(super) trait Lanes: Copy {
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
+    /// 16 bfloat16, given by their bits.
+    unsafe fn load_bf16(p: *const u16) -> Self;
     unsafe fn store(self, p: *mut f32);
     /// `self * b + c` with one rounding.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
@@ -34,9 +37,19 @@ pub(super) trait Lanes: Copy {
     /// Adds to each lane the product of the bfloat16 pair `a` (the lower half first) with the lane's pair at `b`.
     unsafe fn dot_pairs(self, a: u32, b: *const u32) -> Self;
 
+    /// With the bits of each lane an i32: adds the products of the four signed bytes of `a` with the lane's four unsigned
+    /// bytes at `b`, modulo 2^32.
+    unsafe fn dot_quads(self, a: u32, b: *const u32) -> Self;
+    /// With the bits of each lane an i32: the lane plus `n` (modulo 2^32), as the nearest float32.
+    unsafe fn whole_plus(self, n: i32) -> Self;
+
     /// Asks for the cache line at `p`, which need not be valid.
     #[inline(always)]
     unsafe fn prefetch(_p: *const f32) {}
+
+    /// As [`Lanes::prefetch`], into the second-level cache only.
+    #[inline(always)]
+    unsafe fn prefetch_l2(_p: *const f32) {}
 
     /// The first `n < 16` elements; `fill` in the others.
     #[inline(always)]
@@ -77,6 +90,22 @@ pub(super) trait Lanes: Copy {
         [four[0].sum(), four[1].sum(), four[2].sum(), four[3].sum()]
     }
 
+    /// Lane `i` of vector `j` as lane `j` of vector `i`.
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
+        let mut columns = [[0.0; 16]; 16];
+        for (i, row) in rows.into_iter().enumerate() {
+            for (column, x) in columns.iter_mut().zip(row.to_array()) {
+                column[i] = x;
+            }
+        }
+        let mut out = rows;
+        for (out, column) in out.iter_mut().zip(columns) {
+            *out = Self::load(column.as_ptr());
+        }
+        out
+    }
+
     /// The largest lane that is a number; `-inf` if there is none.
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
@@ -110,6 +139,11 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         Plain(p.cast::<[f32; 16]>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        let halves = p.cast::<[u16; 16]>().read_unaligned();
+        Plain(halves.map(|x| f32::from_bits(u32::from(x) << 16)))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
@@ -165,5 +199,20 @@ impl Lanes for Plain {
             self.0[i] = odd.mul_add(f32::from_bits(b & 0xffff_0000), self.0[i]);
         }
         self
+    }
+    #[inline(always)]
+    unsafe fn dot_quads(mut self, a: u32, b: *const u32) -> Self {
+        let a = a.to_le_bytes().map(|a| i32::from(a.cast_signed()));
+        for i in 0..16 {
+            let b = b.add(i).read().to_le_bytes();
+            let products = (0..4).map(|j| a[j] * i32::from(b[j])).sum::<i32>();
+            let sum = self.0[i].to_bits().wrapping_add(products.cast_unsigned());
+            self.0[i] = f32::from_bits(sum);
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn whole_plus(self, n: i32) -> Self {
+        self.map(self, |a, _| a.to_bits().cast_signed().wrapping_add(n) as f32)
     }
 }

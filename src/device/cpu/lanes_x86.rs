@@ -3,11 +3,11 @@ use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
 
-/// One AVX-512 register; `BF16` where the CPU has `vdpbf16ps`.
+/// One AVX-512 register; `VNNI` where the CPU has `vpdpbusd`, `BF16` where it has `vdpbf16ps`.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512<const BF16: bool>(__m512);
+pub(super) struct Avx512<const VNNI: bool, const BF16: bool>(__m512);
 
-impl<const BF16: bool> Lanes for Avx512<BF16> {
+impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -17,6 +17,11 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         Self(_mm512_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+        Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves)))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
@@ -74,8 +79,31 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         Self(_mm512_fmadd_ps(odd_512(a), odd_512(b), sum))
     }
     #[inline(always)]
+    unsafe fn dot_quads(self, a: u32, b: *const u32) -> Self {
+        let (a, b) = (_mm512_set1_epi32(a.cast_signed()), _mm512_loadu_si512(b.cast()));
+        let sum = _mm512_castps_si512(self.0);
+        if VNNI {
+            return Self(_mm512_castsi512_ps(_mm512_dpbusd_epi32(sum, b, a)));
+        }
+        // Widened to 16 bits: the CPU's own sum of byte products (`vpmaddubsw`) saturates.
+        let a_even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(a));
+        let b_even = _mm512_and_si512(b, _mm512_set1_epi16(0xff));
+        let even = _mm512_madd_epi16(a_even, b_even);
+        let odd = _mm512_madd_epi16(_mm512_srai_epi16::<8>(a), _mm512_srli_epi16::<8>(b));
+        Self(_mm512_castsi512_ps(_mm512_add_epi32(sum, _mm512_add_epi32(even, odd))))
+    }
+    #[inline(always)]
+    unsafe fn whole_plus(self, n: i32) -> Self {
+        let sum = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(n));
+        Self(_mm512_cvtepi32_ps(sum))
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_l2(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self {
@@ -93,6 +121,14 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn sum_each([a, b, c, d]: [Self; 4]) -> [f32; 4] {
         sum_each_of_8(halves(a.0), halves(b.0), halves(c.0), halves(d.0))
     }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        _mm512_reduce_max_ps(_mm512_max_ps(self.0, _mm512_set1_ps(f32::NEG_INFINITY)))
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; 16]) -> [Self; 16] {
+        transpose_512(rows)
+    }
 }
 
 /// Two AVX2 registers.
@@ -109,6 +145,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         Self(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        Self(widen_256(p), widen_256(p.add(8)))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
@@ -161,8 +201,20 @@ impl Lanes for Avx2 {
         Self(dot_256(self.0, a, b), dot_256(self.1, a, b.add(8)))
     }
     #[inline(always)]
+    unsafe fn dot_quads(self, a: u32, b: *const u32) -> Self {
+        Self(quads_256(self.0, a, b), quads_256(self.1, a, b.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn whole_plus(self, n: i32) -> Self {
+        Self(whole_plus_256(self.0, n), whole_plus_256(self.1, n))
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_l2(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
@@ -191,6 +243,46 @@ unsafe fn odd_512(x: __m512i) -> __m512 {
     _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())))
 }
 
+/// See [`Lanes::transpose`]: neighbouring rows are interleaved by one lane, by two, then by four and by eight.
+#[inline(always)]
+unsafe fn transpose_512<const VNNI: bool, const BF16: bool>(
+    mut rows: [Avx512<VNNI, BF16>; 16],
+) -> [Avx512<VNNI, BF16>; 16] {
+    let mut a = [_mm512_setzero_ps(); 16];
+    let mut b = a;
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_ps(rows[2 * i].0, rows[2 * i + 1].0);
+        a[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i].0, rows[2 * i + 1].0);
+    }
+    let pairs = |low: __m512, high: __m512| (_mm512_castps_pd(low), _mm512_castps_pd(high));
+    for i in (0..16).step_by(4) {
+        for j in 0..2 {
+            let (low, high) = pairs(a[i + j], a[i + j + 2]);
+            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    // b[4 i + c] has columns c, c + 4, c + 8, c + 12 of rows 4 i to 4 i + 3.
+    for c in 0..4 {
+        let even_low = _mm512_shuffle_f32x4::<0b10_00_10_00>(b[c], b[4 + c]);
+        let odd_low = _mm512_shuffle_f32x4::<0b11_01_11_01>(b[c], b[4 + c]);
+        let even_high = _mm512_shuffle_f32x4::<0b10_00_10_00>(b[8 + c], b[12 + c]);
+        let odd_high = _mm512_shuffle_f32x4::<0b11_01_11_01>(b[8 + c], b[12 + c]);
+        rows[c] = Avx512(_mm512_shuffle_f32x4::<0b10_00_10_00>(even_low, even_high));
+        rows[c + 8] = Avx512(_mm512_shuffle_f32x4::<0b11_01_11_01>(even_low, even_high));
+        rows[c + 4] = Avx512(_mm512_shuffle_f32x4::<0b10_00_10_00>(odd_low, odd_high));
+        rows[c + 12] = Avx512(_mm512_shuffle_f32x4::<0b11_01_11_01>(odd_low, odd_high));
+    }
+    rows
+}
+
+/// 8 bfloat16 as f32.
+#[inline(always)]
+unsafe fn widen_256(p: *const u16) -> __m256 {
+    let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+}
+
 #[inline(always)]
 unsafe fn pow2_256(x: __m256) -> __m256 {
     let n = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127));
@@ -210,6 +302,23 @@ unsafe fn dot_256(acc: __m256, a: u32, b: *const u32) -> __m256 {
     );
     let sum = _mm256_fmadd_ps(a_even, _mm256_castsi256_ps(even), acc);
     _mm256_fmadd_ps(a_odd, _mm256_castsi256_ps(odd), sum)
+}
+
+/// [`Lanes::dot_quads`] of 8 lanes, widened to 16 bits: the CPU's own sum of byte products (`vpmaddubsw`) saturates.
+#[inline(always)]
+unsafe fn quads_256(sum: __m256, a: u32, b: *const u32) -> __m256 {
+    let (a, b) = (_mm256_set1_epi32(a.cast_signed()), _mm256_loadu_si256(b.cast()));
+    let a_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+    let b_even = _mm256_and_si256(b, _mm256_set1_epi16(0xff));
+    let even = _mm256_madd_epi16(a_even, b_even);
+    let odd = _mm256_madd_epi16(_mm256_srai_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
+    let products = _mm256_add_epi32(even, odd);
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), products))
+}
+
+#[inline(always)]
+unsafe fn whole_plus_256(sum: __m256, n: i32) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_castps_si256(sum), _mm256_set1_epi32(n)))
 }
 
 /// The top level of [`Lanes::sum`]: lanes 8 apart.

@@ -1,7 +1,9 @@
 //! Weights packed for the product kernels.
 use anyhow::{ensure, Result};
 use half::{bf16, f16};
-use rayon::prelude::*;
+
+use super::memory::Lines;
+use super::quantised::{byte, inverse, largest, scale_of};
 
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 32;
@@ -9,6 +11,8 @@ pub(super) const PANEL: usize = 32;
 const BLOCK: usize = 64;
 /// Elements from which on packing is worth several threads.
 const LARGE: usize = 1 << 18;
+/// Inputs of an int8 product at most: its sums must fit 32 bits.
+const MOST_BYTES: usize = 1 << 17;
 
 /// The type that packed weights are held in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,9 @@ pub enum Dtype {
     /// bfloat16; activations are rounded to it before a product, sums are 32-bit. A CPU's own bfloat16 product takes two
     /// inputs a step and reads subnormals as zero, so AVX-512 with it gives other last bits than the rest.
     Bf16,
+    /// Signed bytes with a scale for each output; activations are quantised row by row before a product (see
+    /// [`quantise`](super::quantise)), sums are exact in 32-bit integers. All instruction sets give the same bits.
+    Int8,
 }
 
 /// Weights as a checkpoint stores them, row-major.
@@ -66,7 +73,7 @@ pub struct Part<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// A cache line of packed weights: 16 f32, or 16 pairs of bfloat16.
+/// A cache line of packed weights: 16 f32, 16 pairs of bfloat16, or 16 fours of bytes.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub [u32; 16]);
@@ -74,13 +81,16 @@ pub(super) struct Line(pub [u32; 16]);
 /// A linear layer `y = x W^T + b`, packed for the kernels.
 ///
 /// Outputs are cut in panels of 32, the last one padded with zeros. A panel holds, input after input, the 32 weights:
-/// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`.
+/// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`; in int8, four
+/// after four: `[outputs / 32][inputs / 4][32][4]`, 128 added to each, as `vpdpbusd` wants one of its factors unsigned.
 #[derive(Clone)]
 pub struct Linear {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) dtype: Dtype,
-    lines: Vec<Line>,
+    lines: Lines,
+    /// What the bytes of each output are multiples of, in int8; padded to whole panels.
+    scales: Option<Vec<f32>>,
     /// Padded to whole panels.
     bias: Option<Vec<f32>>,
 }
@@ -90,9 +100,22 @@ impl Linear {
     /// counts as bias zero. Large ones are packed by all threads of the rayon pool that the caller is in.
     ///
     /// # Errors
-    /// If a part is no whole number of rows of `inputs`, or its bias has another length than its rows.
+    /// If a part is no whole number of rows of `inputs`, its bias has another length than its rows, or a row is too long
+    /// for int8 (2^17).
     pub fn pack(inputs: usize, parts: &[Part<'_>], dtype: Dtype) -> Result<Linear> {
+        Linear::pack_with(1, inputs, parts, dtype)
+    }
+
+    /// As [`Linear::pack`], with `threads` threads where it is worth them.
+    ///
+    /// # Errors
+    /// As [`Linear::pack`].
+    pub fn pack_with(threads: usize, inputs: usize, parts: &[Part<'_>], dtype: Dtype) -> Result<Linear> {
         ensure!(inputs > 0, "weights to pack: rows of 0 inputs, expected at least 1");
+        ensure!(
+            dtype != Dtype::Int8 || inputs <= MOST_BYTES,
+            "weights to pack: rows of {inputs} inputs, expected at most {MOST_BYTES} in int8; choose another dtype"
+        );
         let mut outputs = 0;
         for (i, part) in parts.iter().enumerate() {
             let (len, rows) = (part.weights.len(), part.weights.len() / inputs);
@@ -110,25 +133,47 @@ impl Linear {
             outputs += rows;
         }
         let steps = steps(inputs, dtype);
-        let mut lines = vec![Line::default(); outputs.div_ceil(PANEL) * steps * 2];
-        let panels = |(i, panel): (usize, &mut [Line])| pack_panel(inputs, parts, dtype, i * PANEL, panel);
-        if outputs * inputs > LARGE && rayon::current_thread_index().is_some() {
-            lines.par_chunks_exact_mut(steps * 2).enumerate().for_each(panels);
+        let panels = outputs.div_ceil(PANEL);
+        let (mut lines, mut scales) = (Lines::zeros(panels * steps * 2), vec![0.0; panels * PANEL]);
+        let pack = |first: usize, lines: &mut [Line], scales: &mut [f32]| {
+            let panels = lines.chunks_exact_mut(steps * 2).zip(scales.chunks_exact_mut(PANEL));
+            for (i, (panel, scales)) in panels.enumerate() {
+                pack_panel(inputs, parts, dtype, (first + i) * PANEL, panel, scales);
+            }
+        };
+        let run = if outputs * inputs > LARGE {
+            panels.div_ceil(threads.max(1))
         } else {
-            lines.chunks_exact_mut(steps * 2).enumerate().for_each(panels);
+            panels
+        };
+        if run == panels {
+            pack(0, &mut lines, &mut scales);
+        } else {
+            let runs = lines.chunks_mut(run * steps * 2).zip(scales.chunks_mut(run * PANEL));
+            std::thread::scope(|scope| {
+                for (i, (lines, scales)) in runs.enumerate() {
+                    scope.spawn(move || pack(i * run, lines, scales));
+                }
+            });
         }
         Ok(Linear {
             inputs,
             outputs,
             dtype,
             lines,
+            scales: (dtype == Dtype::Int8).then_some(scales),
             bias: stack_bias(inputs, parts, outputs),
         })
     }
 
     /// Memory held, in bytes.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>() + self.bias.as_ref().map_or(0, |b| b.len() * size_of::<f32>())
+        let floats = [&self.scales, &self.bias]
+            .into_iter()
+            .flatten()
+            .map(Vec::len)
+            .sum::<usize>();
+        self.lines.len() * size_of::<Line>() + floats * size_of::<f32>()
     }
 
     /// Length of an input row (k).
@@ -163,6 +208,12 @@ impl Linear {
                     *o = f32::from_bits(bits);
                 }
             }),
+            Dtype::Int8 => out.chunks_mut(4).zip(words).for_each(|(four, w)| {
+                let scale = self.scales().map_or(0.0, |scales| scales[row]);
+                for (o, byte) in four.iter_mut().zip(w.to_ne_bytes()) {
+                    *o = (f32::from(byte) - 128.0) * scale;
+                }
+            }),
         }
     }
 
@@ -171,7 +222,7 @@ impl Linear {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Steps of a kernel over the inputs: one a step, or a pair.
+    /// Steps of a kernel over the inputs: one a step, a pair, or four.
     pub(super) fn steps(&self) -> usize {
         steps(self.inputs, self.dtype)
     }
@@ -179,6 +230,11 @@ impl Linear {
     /// The packed words.
     pub(super) fn words(&self) -> *const u32 {
         self.lines.as_ptr().cast()
+    }
+
+    /// The scales of int8 weights, padded to whole panels.
+    pub(super) fn scales(&self) -> Option<&[f32]> {
+        self.scales.as_deref()
     }
 
     /// The bias, padded to whole panels.
@@ -191,6 +247,7 @@ fn steps(inputs: usize, dtype: Dtype) -> usize {
     match dtype {
         Dtype::F32 => inputs,
         Dtype::Bf16 => inputs.div_ceil(2),
+        Dtype::Int8 => inputs.div_ceil(4),
     }
 }
 
@@ -207,8 +264,8 @@ fn stack_bias(inputs: usize, parts: &[Part<'_>], outputs: usize) -> Option<Vec<f
     Some(stacked)
 }
 
-/// Packs outputs `first..first + 32`.
-fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, panel: &mut [Line]) {
+/// Packs outputs `first..first + 32`, and finds their scales for int8.
+fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, panel: &mut [Line], scales: &mut [f32]) {
     let mut columns = [None; PANEL];
     let all = parts
         .iter()
@@ -218,6 +275,17 @@ fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, pan
         .zip(all.skip(first))
         .for_each(|(column, from)| *column = Some(from));
     let mut read = [0.0; BLOCK];
+    if dtype == Dtype::Int8 {
+        for (scale, (weights, offset)) in scales.iter_mut().zip(columns.iter().flatten()) {
+            let mut most = 0;
+            for start in (0..inputs).step_by(BLOCK) {
+                let values = &mut read[..BLOCK.min(inputs - start)];
+                weights.read(offset + start, values);
+                most = most.max(largest(values));
+            }
+            *scale = scale_of(most);
+        }
+    }
     for start in (0..inputs).step_by(BLOCK) {
         let values = &mut read[..BLOCK.min(inputs - start)];
         for (column, from) in columns.iter().enumerate() {
@@ -235,6 +303,12 @@ fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, pan
                         panel[(start / 2 + i) * 2 + half].0[lane] = pack_pair(pair);
                     }
                 }
+                Dtype::Int8 => {
+                    let inverse = inverse(scales[column]);
+                    for (i, four) in values.chunks(4).enumerate() {
+                        panel[(start / 4 + i) * 2 + half].0[lane] = pack_four(four, inverse);
+                    }
+                }
             }
         }
     }
@@ -247,9 +321,18 @@ pub(super) fn pack_pair(pair: &[f32]) -> u32 {
     round_to_bf16(pair[0]) >> 16 | high
 }
 
+/// Up to four values as multiples of a scale, 128 added to each.
+fn pack_four(four: &[f32], inverse: f32) -> u32 {
+    let mut bytes = [128; 4];
+    for (to, x) in bytes.iter_mut().zip(four) {
+        *to = byte(*x, inverse).cast_unsigned() ^ 128;
+    }
+    u32::from_ne_bytes(bytes)
+}
+
 /// The bits of `x` rounded to bfloat16, as those of an f32. Written without a branch, so that it is vectorised.
 #[inline(always)]
-fn round_to_bf16(x: f32) -> u32 {
+pub(super) fn round_to_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
     // A NaN must not be carried over into infinity.
@@ -303,6 +386,29 @@ mod tests {
     }
 
     #[test]
+    fn an_int8_embedding_is_within_half_a_step() {
+        for inputs in [1, 3, 4, 130] {
+            let values: Vec<f32> = (0..inputs * 40)
+                .map(|i| (i * 7919 % 1000) as f32 * 0.01 - 5.0)
+                .collect();
+            let part = Part {
+                weights: Source::F32(&values),
+                bias: None,
+            };
+            let linear = Linear::pack(inputs, &[part], Dtype::Int8).unwrap();
+            // A byte a weight, padded, and a scale for each output, padded.
+            assert_eq!(linear.bytes(), 64 * inputs.next_multiple_of(4) + 64 * 4);
+            let mut row = vec![0.0; inputs];
+            for (r, values) in values.chunks_exact(inputs).enumerate() {
+                linear.embedding(r, &mut row);
+                let step = values.iter().fold(0.0, |m: f32, x| m.max(x.abs())) / 127.0;
+                let near = |(x, y): (&f32, &f32)| (x - y).abs() <= 0.51 * step;
+                assert!(row.iter().zip(values).all(near), "row {r} of {inputs}");
+            }
+        }
+    }
+
+    #[test]
     fn wrong_shapes_are_refused() {
         let refused = |weights: &[f32], bias: Option<&[f32]>| {
             let part = Part {
@@ -316,5 +422,10 @@ mod tests {
         };
         assert!(refused(&[0.0; 7], None).contains("found 7 elements, expected a multiple of 3"));
         assert!(refused(&[0.0; 6], Some(&[0.0; 3])).contains("found 3 elements, expected 2"));
+        let long = Linear::pack(MOST_BYTES + 1, &[], Dtype::Int8)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(long.contains("131073") && long.contains("another dtype"), "{long}");
     }
 }

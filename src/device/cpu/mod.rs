@@ -9,15 +9,20 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod linear;
+mod memory;
 mod norm;
 mod pool;
+mod quantised;
 
-pub use attention::{Attend, KeyRows};
+pub use attention::{Attend, Element, KeyRows};
 pub use exp::{exp, exp_slice, log_sum_exp, softmax_in_place};
 pub use grouped::Group;
 pub use head::{top_k, NotANumber, Tops};
 pub use isa::Isa;
 pub use linear::{Dtype, Linear, Part, Source};
+pub use quantised::{dequantise, quantise};
+
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{ensure, Result};
 
@@ -36,11 +41,12 @@ pub enum Epilogue {
 pub struct Cpu {
     isa: Isa,
     pool: pool::Pool,
+    /// The rows of the int8 product in hand.
+    quantised: Mutex<quantised::QuantisedRows>,
 }
 
 impl Cpu {
     /// A device of `threads` threads (the calling thread included, so at least one) with the detected instruction set.
-    /// The calling thread becomes worker 0 of a rayon pool, unless it is in one already.
     ///
     /// # Errors
     /// If `SLUICE_ISA` is wrong, `threads` is 0, or threads cannot be started.
@@ -62,6 +68,7 @@ impl Cpu {
         Ok(Cpu {
             isa,
             pool: pool::Pool::start(threads)?,
+            quantised: Mutex::default(),
         })
     }
 
@@ -78,5 +85,13 @@ impl Cpu {
     /// See [`pool::Pool::for_each`].
     fn for_each(&self, tasks: usize, nanoseconds: f64, each: impl Fn(usize) + Sync) {
         self.pool.for_each(tasks, nanoseconds, each);
+    }
+
+    fn take_quantised(&self) -> quantised::QuantisedRows {
+        std::mem::take(&mut self.quantised.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep_quantised(&self, rows: quantised::QuantisedRows) {
+        *self.quantised.lock().unwrap_or_else(PoisonError::into_inner) = rows;
     }
 }

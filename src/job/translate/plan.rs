@@ -90,7 +90,7 @@ pub fn describe(dir: &Path) -> Result<Vec<String>> {
             config.vocab_size
         ),
         format!(
-            "weights of each of N ranks: {:.2} GiB + {:.2} GiB / N in bf16, twice that in f32; caches come on top",
+            "weights of each of N ranks: {:.2} GiB + {:.2} GiB / N in bf16, twice that in f32, half in int8; caches come on top",
             gib(dense, 2.0),
             gib(experts, 2.0)
         ),
@@ -132,6 +132,7 @@ impl Model {
         }));
         let dtype = match (args.dtype, checkpoint.stored_dtype()) {
             (Some(flags::Dtype::F32), _) => Dtype::F32,
+            (Some(flags::Dtype::Int8), _) => Dtype::Int8,
             (Some(flags::Dtype::Bf16), _) | (None, StoredDtype::Bf16) => Dtype::Bf16,
             (None, _) => Dtype::F32,
         };
@@ -456,5 +457,6 @@ pub fn dtype_name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::F32 => "f32",
         Dtype::Bf16 => "bf16",
+        Dtype::Int8 => "int8",
     }
 }

@@ -1,11 +1,11 @@
 //! What an NLLB-MoE computes (ARCHITECTURES: pre-norm, ReLU, biases everywhere, sinusoidal positions, tied embedding).
 
-use super::{DecoderLayer, EncoderLayer, FeedForward, NllbMoe};
+use super::{EncoderLayer, FeedForward, NllbMoe};
 use crate::comm::crash::crash_point;
-use crate::device::{Attend, Epilogue, KeyRows, Linear};
+use crate::device::{Attend, Element, Epilogue, KeyRows, Linear};
 use crate::metrics::meter::Phase;
 use crate::model::blocks::Norm;
-use crate::model::cache::{Caches, DecodeRow, SourceRow};
+use crate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, SourceRow};
 use crate::model::EncoderDecoder;
 use crate::moe::layer::{sized, MoeBuffers};
 use crate::moe::Context;
@@ -26,6 +26,17 @@ pub(super) struct Buffers {
     gathered: Vec<f32>,
     hidden: Vec<f32>,
     moe: MoeBuffers,
+    /// Cache rows that are written.
+    written: Vec<u32>,
+    /// Key rows of each query, of its own tokens and of its source; empty between two calls.
+    keys: Vec<KeyRows<'static>>,
+    cross_keys: Vec<KeyRows<'static>>,
+}
+
+/// The room of `rows`, for rows that live for another time.
+fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
+    rows.clear();
+    rows.into_iter().map(|_| unreachable!("there are none")).collect()
 }
 
 impl EncoderDecoder for NllbMoe {
@@ -35,6 +46,10 @@ impl EncoderDecoder for NllbMoe {
 
     fn decoder_layers(&self) -> usize {
         self.decoder.len()
+    }
+
+    fn cache_type(&self) -> CacheType {
+        self.cache_type
     }
 
     fn moe_layers(&self) -> (Vec<String>, Vec<String>) {
@@ -58,20 +73,18 @@ impl EncoderDecoder for NllbMoe {
         let mut b = std::mem::take(&mut self.buffers);
         let x = sized(&mut b.x, tokens * self.config.d_model);
         let pad = self.config.pad_token_id;
-        let numbered = |s: &SourceRow<'_>| positions(s.ids, pad);
-        let flat: Vec<(u32, usize)> = sources.iter().flat_map(numbered).collect();
-        self.embed(flat.into_iter(), x);
-        let starts = sources
-            .iter()
-            .scan(0, |at, s| Some((std::mem::replace(at, *at + s.ids.len()), s.ids.len())));
-        let rows: Vec<KeyRows> = starts
-            .flat_map(|(at, n)| (0..n).map(move |_| KeyRows::Range(at, n)))
-            .collect();
+        self.embed(sources.iter().flat_map(|s| positions(s.ids, pad)), x);
+        let mut keys = emptied(std::mem::take(&mut b.keys));
+        for s in sources {
+            let rows = KeyRows::Range(keys.len(), s.ids.len());
+            keys.extend(s.ids.iter().map(|_| rows));
+        }
         ctx.meter.lap(Phase::Head);
         for layer in &self.encoder {
             crash_point("encoder-layer");
-            self.encoder_layer(ctx, layer, &mut b, tokens, &rows);
+            self.encoder_layer(ctx, layer, &mut b, &keys);
         }
+        b.keys = emptied(keys);
         self.store_cross(ctx, &mut b, tokens, sources, caches);
         self.buffers = b;
     }
@@ -83,30 +96,47 @@ impl EncoderDecoder for NllbMoe {
             rows.iter().map(|r| (r.token, r.position)),
             sized(&mut b.x, rows.len() * d),
         );
-        let own: Vec<KeyRows> = rows.iter().map(|r| r.keys).collect();
-        let cross: Vec<KeyRows> = rows.iter().map(|r| KeyRows::Range(r.source.0, r.source.1)).collect();
+        let mut written = std::mem::take(&mut b.written);
+        let mut keys = emptied(std::mem::take(&mut b.keys));
+        let mut cross_keys = emptied(std::mem::take(&mut b.cross_keys));
+        written.clear();
+        written.extend(rows.iter().map(|r| r.row as u32));
+        keys.extend(rows.iter().map(|r| r.keys));
+        cross_keys.extend(rows.iter().map(|r| KeyRows::Range(r.source.0, r.source.1)));
         ctx.meter.lap(Phase::Head);
+        let heads = self.config.decoder_attention_heads;
         for (i, layer) in self.decoder.iter().enumerate() {
             crash_point("decoder-layer");
-            self.self_attention(ctx, layer, &mut b, rows, &own, &mut caches.own[i]);
-            self.cross_attention(ctx, layer, &mut b, &cross, &caches.cross[i]);
+            let own = Attention {
+                norm: &layer.self_norm,
+                projection: &layer.qkv,
+                out: &layer.self_out,
+                heads,
+            };
+            own.apply(ctx, &mut b, &keys, Seen::Written(&mut caches.own[i], &written));
+            let cross = Attention {
+                norm: &layer.cross_norm,
+                projection: &layer.cross_q,
+                out: &layer.cross_out,
+                heads,
+            };
+            cross.apply(ctx, &mut b, &cross_keys, Seen::Cache(&caches.cross[i]));
             layer.ffn.apply(ctx, &layer.ffn_norm, &mut b, rows.len(), d);
         }
         self.decoder_norm
             .apply(ctx.device, &b.x[..rows.len() * d], sized(&mut b.normed, rows.len() * d));
         ctx.meter.lap(Phase::Head);
+        (b.written, b.keys, b.cross_keys) = (written, emptied(keys), emptied(cross_keys));
         self.buffers = b;
         &self.buffers.normed[..rows.len() * d]
     }
 }
 
 /// A sentence's tokens with their positions: a padding token typed in the text takes none, as in the reference.
-fn positions(ids: &[u32], pad: u32) -> Vec<(u32, usize)> {
-    ids.iter()
-        .scan(0, |next, &id| {
-            Some((id, std::mem::replace(next, *next + (id != pad) as usize)))
-        })
-        .collect()
+fn positions(ids: &[u32], pad: u32) -> impl Iterator<Item = (u32, usize)> + '_ {
+    ids.iter().scan(0, move |next, &id| {
+        Some((id, std::mem::replace(next, *next + (id != pad) as usize)))
+    })
 }
 
 impl NllbMoe {
@@ -129,36 +159,17 @@ impl NllbMoe {
         }
     }
 
-    fn encoder_layer(&self, ctx: &mut Context, layer: &EncoderLayer, b: &mut Buffers, tokens: usize, rows: &[KeyRows]) {
-        let (d, heads) = (self.config.d_model, self.config.encoder_attention_heads);
-        let x = &mut b.x[..tokens * d];
-        let normed = &mut sized(&mut b.normed, tokens * d)[..tokens * d];
-        let (qkv, gathered) = (
-            sized(&mut b.projected, tokens * 3 * d),
-            sized(&mut b.gathered, tokens * d),
-        );
-        layer.attention_norm.apply(ctx.device, x, normed);
-        ctx.device.linear(normed, &layer.qkv, Epilogue::Store, qkv);
-        if tokens > 0 {
-            let (k, v) = (&qkv[d..], &qkv[2 * d..]);
-            let scale = ((d / heads) as f32).powf(-0.5);
-            let (head_dim, q_stride, kv_stride) = (d / heads, 3 * d, 3 * d);
-            ctx.device.attend(Attend {
-                q: qkv,
-                q_stride,
-                k,
-                v,
-                kv_stride,
-                heads,
-                head_dim,
-                scale,
-                rows,
-                out: gathered,
-            });
-        }
-        ctx.device.linear(gathered, &layer.out, Epilogue::Add, x);
-        ctx.meter.lap(Phase::Attention);
-        layer.ffn.apply(ctx, &layer.ffn_norm, b, tokens, d);
+    fn encoder_layer(&self, ctx: &mut Context, layer: &EncoderLayer, b: &mut Buffers, keys: &[KeyRows]) {
+        let attention = Attention {
+            norm: &layer.attention_norm,
+            projection: &layer.qkv,
+            out: &layer.out,
+            heads: self.config.encoder_attention_heads,
+        };
+        attention.apply(ctx, b, keys, Seen::Fresh);
+        layer
+            .ffn
+            .apply(ctx, &layer.ffn_norm, b, keys.len(), self.config.d_model);
     }
 
     /// The encoder's output, once for each sentence, as every decoder layer's cross keys and values.
@@ -173,91 +184,88 @@ impl NllbMoe {
         let d = self.config.d_model;
         let normed = sized(&mut b.normed, tokens * d);
         self.encoder_norm.apply(ctx.device, &b.x[..tokens * d], normed);
+        b.written.clear();
+        for s in sources {
+            b.written.extend((s.first..s.first + s.ids.len()).map(|r| r as u32));
+        }
         for (layer, cache) in self.decoder.iter().zip(&mut caches.cross) {
             let kv = sized(&mut b.projected, tokens * 2 * d);
             ctx.device.linear(normed, &layer.cross_kv, Epilogue::Store, kv);
-            let mut at = 0;
-            for s in sources {
-                let bytes = s.ids.len() * 2 * d;
-                cache[s.first * 2 * d..][..bytes].copy_from_slice(&kv[at..at + bytes]);
-                at += bytes;
+            cache.store(ctx.device, kv, 2 * d, 2 * d, &b.written);
+        }
+        ctx.meter.lap(Phase::Attention);
+    }
+}
+
+/// A sublayer of attention: `x + out(attention(projection(norm(x))))`.
+struct Attention<'a> {
+    norm: &'a Norm,
+    /// Queries, `[d_model, d_model]`; or queries, keys and values, `[3 * d_model, d_model]`.
+    projection: &'a Linear,
+    out: &'a Linear,
+    heads: usize,
+}
+
+/// The keys and values that an attention looks at.
+enum Seen<'a> {
+    /// Those that it projects itself.
+    Fresh,
+    /// Those that it projects itself, once they are written into these rows of a cache, and others there.
+    Written(&'a mut CacheRows, &'a [u32]),
+    /// Those in a cache.
+    Cache(&'a CacheRows),
+}
+
+impl Attention<'_> {
+    /// Adds the sublayer's output for `keys.len()` rows to the residual stream.
+    fn apply(&self, ctx: &mut Context, b: &mut Buffers, keys: &[KeyRows], seen: Seen) {
+        let (n, d, width) = (keys.len(), self.out.outputs(), self.projection.outputs());
+        let x = &mut b.x[..n * d];
+        let (normed, projected) = (sized(&mut b.normed, n * d), sized(&mut b.projected, n * width));
+        let gathered = sized(&mut b.gathered, n * d);
+        self.norm.apply(ctx.device, x, normed);
+        ctx.device.linear(normed, self.projection, Epilogue::Store, projected);
+        let own = &projected[d.min(n * width)..];
+        let cache = match seen {
+            Seen::Fresh => None,
+            Seen::Written(cache, rows) => {
+                cache.store(ctx.device, own, width, 2 * d, rows);
+                Some(&*cache)
             }
+            Seen::Cache(cache) => Some(cache),
+        };
+        match cache {
+            None => self.attend(ctx, projected, own, width, keys, gathered),
+            Some(CacheRows::F32(kv)) => self.attend(ctx, projected, kv, 2 * d, keys, gathered),
+            Some(CacheRows::Bf16(kv)) => self.attend(ctx, projected, kv, 2 * d, keys, gathered),
         }
+        ctx.device.linear(gathered, self.out, Epilogue::Add, x);
         ctx.meter.lap(Phase::Attention);
     }
 
-    fn self_attention(
+    /// Keys lie at the beginning of each row of `kv`, values behind them.
+    fn attend<T: Element>(
         &self,
-        ctx: &mut Context,
-        layer: &DecoderLayer,
-        b: &mut Buffers,
-        rows: &[DecodeRow],
-        keys: &[KeyRows],
-        cache: &mut [f32],
+        ctx: &Context,
+        q: &[f32],
+        kv: &[T],
+        kv_stride: usize,
+        rows: &[KeyRows],
+        out: &mut [f32],
     ) {
-        let (d, heads) = (self.config.d_model, self.config.decoder_attention_heads);
-        let x = &mut b.x[..rows.len() * d];
-        let normed = sized(&mut b.normed, rows.len() * d);
-        let (qkv, gathered) = (
-            sized(&mut b.projected, rows.len() * 3 * d),
-            sized(&mut b.gathered, rows.len() * d),
-        );
-        layer.self_norm.apply(ctx.device, x, normed);
-        ctx.device.linear(normed, &layer.qkv, Epilogue::Store, qkv);
-        for (row, qkv) in rows.iter().zip(qkv.chunks_exact(3 * d)) {
-            cache[row.row * 2 * d..][..2 * d].copy_from_slice(&qkv[d..]);
-        }
-        let (k, v) = (&*cache, &cache[d.min(cache.len())..]);
-        let (scale, head_dim) = (((d / heads) as f32).powf(-0.5), d / heads);
-        let (q_stride, kv_stride) = (3 * d, 2 * d);
-        ctx.device.attend(Attend {
-            q: qkv,
-            q_stride,
-            k,
-            v,
-            kv_stride,
-            heads,
-            head_dim,
-            scale,
-            rows: keys,
-            out: gathered,
-        });
-        ctx.device.linear(gathered, &layer.self_out, Epilogue::Add, x);
-        ctx.meter.lap(Phase::Attention);
-    }
-
-    fn cross_attention(
-        &self,
-        ctx: &mut Context,
-        layer: &DecoderLayer,
-        b: &mut Buffers,
-        keys: &[KeyRows],
-        cache: &[f32],
-    ) {
-        let (d, heads) = (self.config.d_model, self.config.decoder_attention_heads);
-        let n = keys.len() * d;
-        let x = &mut b.x[..n];
-        let normed = sized(&mut b.normed, n);
-        let (q, gathered) = (sized(&mut b.projected, n), sized(&mut b.gathered, n));
-        layer.cross_norm.apply(ctx.device, x, normed);
-        ctx.device.linear(normed, &layer.cross_q, Epilogue::Store, q);
-        let (k, v) = (cache, &cache[d.min(cache.len())..]);
-        let (scale, head_dim) = (((d / heads) as f32).powf(-0.5), d / heads);
-        let (q_stride, kv_stride) = (d, 2 * d);
+        let (d, heads) = (self.out.inputs(), self.heads);
         ctx.device.attend(Attend {
             q,
-            q_stride,
-            k,
-            v,
+            q_stride: self.projection.outputs(),
+            k: kv,
+            v: &kv[d.min(kv.len())..],
             kv_stride,
             heads,
-            head_dim,
-            scale,
-            rows: keys,
-            out: gathered,
+            head_dim: d / heads,
+            scale: ((d / heads) as f32).powf(-0.5),
+            rows,
+            out,
         });
-        ctx.device.linear(gathered, &layer.cross_out, Epilogue::Add, x);
-        ctx.meter.lap(Phase::Attention);
     }
 }
 
@@ -279,5 +287,20 @@ impl FeedForward {
             }
             FeedForward::Sparse(moe) => moe.forward(ctx, &mut b.moe, &mut b.normed, x),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_rows_keep_their_room() {
+        let mut rows = Vec::with_capacity(100);
+        let (table, at) = ([1, 2], rows.as_ptr() as usize);
+        rows.push(KeyRows::Table(&table));
+        let mut again: Vec<KeyRows<'static>> = emptied(rows);
+        again.push(KeyRows::Range(0, 1));
+        assert_eq!((again.len(), again.as_ptr() as usize), (1, at));
     }
 }

@@ -9,6 +9,7 @@ pub mod names;
 pub use config::NllbMoeConfig;
 
 use super::blocks::{Dense, Loader, Norm, Sinusoids};
+use super::cache::CacheType;
 use crate::checkpoint::Checkpoint;
 use crate::device::{Dtype, Linear};
 use crate::moe::dispatch::Owners;
@@ -30,6 +31,7 @@ pub struct NllbMoe {
     decoder: Vec<DecoderLayer>,
     decoder_norm: Norm,
     positions: Sinusoids,
+    cache_type: CacheType,
     buffers: forward::Buffers,
 }
 
@@ -71,7 +73,7 @@ struct Reader<'a> {
 
 impl NllbMoe {
     /// Reads the dense weights and the experts of `rank` among `ranks` from a checkpoint that
-    /// [`inventory::check`] has passed. `progress(layers read, layers)` is called on the way.
+    /// [`inventory::check`] has passed, and packs them with `threads` threads. `progress(layers read, layers)` is called on the way.
     ///
     /// # Errors
     /// When a tensor cannot be read or holds a NaN: names file, tensor and place.
@@ -79,10 +81,15 @@ impl NllbMoe {
         checkpoint: &Checkpoint,
         config: &NllbMoeConfig,
         dtype: Dtype,
+        threads: usize,
         (rank, ranks): (usize, usize),
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<NllbMoe> {
-        let load = Loader { checkpoint, dtype };
+        let load = Loader {
+            checkpoint,
+            dtype,
+            threads,
+        };
         let mut reader = Reader {
             load,
             config,
@@ -104,6 +111,7 @@ impl NllbMoe {
             decoder,
             decoder_norm: load.norm(&names::final_norm(Stack::Decoder), EPS)?,
             positions: Sinusoids::new(config.d_model),
+            cache_type: CacheType::of(dtype),
             buffers: forward::Buffers::default(),
             config: config.clone(),
         })

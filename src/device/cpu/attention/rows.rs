@@ -1,0 +1,285 @@
+//! Queries with rows of their own (decoding): each row is read once, several heads of it side by side.
+use std::ops::Range;
+
+use super::element::{load, load_part};
+use super::softmax::Running;
+use super::{Attend, Element, KeyRows, KEYS};
+use crate::device::cpu::isa::Kernel;
+use crate::device::cpu::lanes::Lanes;
+use crate::device::cpu::pool::Shared;
+
+/// Heads that are taken at once at most.
+pub(super) const HEADS: usize = 4;
+/// Key rows that are asked for ahead of the one in hand.
+const AHEAD: usize = 3;
+
+/// Some heads of some queries.
+pub(super) struct Rows<'a, T> {
+    pub a: &'a Attend<'a, T>,
+    pub queries: Range<usize>,
+    pub heads: Range<usize>,
+    /// `[HEADS][KEYS]`
+    pub scores: &'a mut [f32],
+    pub out: Shared,
+}
+
+impl<T: Element> Kernel for Rows<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(mut self) {
+        for query in self.queries.clone() {
+            match self.a.head_dim {
+                64 => self.query::<L, 4, 4>(query),
+                128 => self.query::<L, 2, 8>(query),
+                _ => self.heads.clone().for_each(
+                    #[inline(always)]
+                    |head| self.one_head::<L, 0>(query, head),
+                ),
+            }
+        }
+    }
+}
+
+impl<T: Element> Rows<'_, T> {
+    /// `H` heads of `N` vectors at a time.
+    #[inline(always)]
+    unsafe fn query<L: Lanes, const H: usize, const N: usize>(&mut self, query: usize) {
+        let mut head = self.heads.start;
+        while head + H <= self.heads.end {
+            self.several_heads::<L, H, N>(query, head);
+            head += H;
+        }
+        for head in head..self.heads.end {
+            self.one_head::<L, N>(query, head);
+        }
+    }
+
+    /// Neighbouring heads of one query, so that what is read of a row lies together. The sums are those of
+    /// [`Rows::one_head`].
+    #[inline(always)]
+    unsafe fn several_heads<L: Lanes, const H: usize, const N: usize>(&mut self, query: usize, head: usize) {
+        let (rows, offset) = (self.a.rows[query], head * self.a.head_dim);
+        let q = self.a.q.as_ptr().add(query * self.a.q_stride + offset);
+        let out = self.out.at((query * self.a.heads + head) * self.a.head_dim);
+        let mut softmax = [Running::START; H];
+        if rows.is_empty() {
+            std::slice::from_raw_parts_mut(out, H * N * 16).fill(0.0);
+        }
+        for start in (0..rows.len()).step_by(KEYS) {
+            let keys = start..rows.len().min(start + KEYS);
+            self.score::<L, H, N>(q, rows, keys.clone(), offset);
+            let (mut factor, mut inverse) = ([1.0; H], [1.0; H]);
+            for (h, softmax) in softmax.iter_mut().enumerate() {
+                factor[h] = softmax.take::<L>(padded(&mut self.scores[h * KEYS..], keys.len()));
+                if keys.end == rows.len() {
+                    inverse[h] = softmax.inverse();
+                }
+            }
+            let mut sums = [[L::splat(0.0); N]; H];
+            if start > 0 {
+                for (h, sums) in sums.iter_mut().enumerate() {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = L::load(out.add((h * N + j) * 16)).mul(L::splat(factor[h]));
+                    }
+                }
+            }
+            for (i, key) in keys.enumerate() {
+                let v = self.a.v.as_ptr().add(offset + rows.at(key) * self.a.kv_stride);
+                for (h, sums) in sums.iter_mut().enumerate() {
+                    let p = L::splat(*self.scores.get_unchecked(h * KEYS + i));
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = p.fma(load(v.add((h * N + j) * 16)), *sum);
+                    }
+                }
+            }
+            for (h, sums) in sums.iter().enumerate() {
+                for (j, sum) in sums.iter().enumerate() {
+                    sum.mul(L::splat(inverse[h])).store(out.add((h * N + j) * 16));
+                }
+            }
+        }
+    }
+
+    /// Scores of a block of keys with `H` heads of the query at `q`, into `[H][KEYS]`.
+    #[inline(always)]
+    unsafe fn score<L: Lanes, const H: usize, const N: usize>(
+        &mut self,
+        q: *const f32,
+        rows: KeyRows<'_>,
+        keys: Range<usize>,
+        offset: usize,
+    ) {
+        let a = self.a;
+        let (k, v) = (a.k.as_ptr().add(offset), a.v.as_ptr().add(offset));
+        let mut held = [[L::splat(0.0); N]; H];
+        for (h, held) in held.iter_mut().enumerate() {
+            *held = vectors(q.add(h * N * 16));
+        }
+        for (i, key) in keys.enumerate() {
+            if key + AHEAD < rows.len() {
+                let ahead = rows.at(key + AHEAD) * a.kv_stride;
+                let per_line = 64 / size_of::<T>();
+                for line in 0..H * N * 16 / per_line {
+                    L::prefetch(k.add(ahead + line * per_line).cast());
+                    L::prefetch(v.add(ahead + line * per_line).cast());
+                }
+            }
+            let k = k.add(rows.at(key) * a.kv_stride);
+            let mut products = [L::splat(0.0); 4];
+            for h in 0..H {
+                products[h] = dot_held(held[h], k.add(h * N * 16));
+            }
+            let sums = L::sum_each(products);
+            for (h, sum) in sums.into_iter().enumerate().take(H) {
+                *self.scores.get_unchecked_mut(h * KEYS + i) = a.scale * sum;
+            }
+        }
+    }
+
+    /// One query and head. `N` is the number of its vectors, or 0 for a head of any length.
+    #[inline(always)]
+    unsafe fn one_head<L: Lanes, const N: usize>(&mut self, query: usize, head: usize) {
+        let a = self.a;
+        let (d, offset) = (a.head_dim, head * a.head_dim);
+        let rows = a.rows[query];
+        let q = a.q.as_ptr().add(query * a.q_stride + offset);
+        let (k, v) = (a.k.as_ptr().add(offset), a.v.as_ptr().add(offset));
+        let held: [L; N] = vectors(q);
+        let out = self.out.at((query * a.heads + head) * d);
+        std::slice::from_raw_parts_mut(out, d).fill(0.0);
+        let mut softmax = Running::START;
+        for start in (0..rows.len()).step_by(KEYS) {
+            let count = KEYS.min(rows.len() - start);
+            let scores = &mut self.scores[..count];
+            for (four, scores) in scores.chunks_mut(4).enumerate() {
+                let mut products = [L::splat(0.0); 4];
+                for (i, product) in products.iter_mut().enumerate().take(scores.len()) {
+                    let k = k.add(rows.at(start + four * 4 + i) * a.kv_stride);
+                    *product = if N == 0 { dot(q, k, d) } else { dot_held(held, k) };
+                }
+                for (score, sum) in scores.iter_mut().zip(L::sum_each(products)) {
+                    *score = a.scale * sum;
+                }
+            }
+            let factor = L::splat(softmax.take::<L>(padded(&mut *self.scores, count)));
+            let inverse = match start + count == rows.len() {
+                true => softmax.inverse(),
+                false => 1.0,
+            };
+            let block = Weighted {
+                scores: &self.scores[..count],
+                rows,
+                start,
+                v,
+                stride: a.kv_stride,
+                factor,
+                inverse: L::splat(inverse),
+            };
+            block.all(out, d);
+        }
+    }
+}
+
+/// `n` scores and `-inf` up to the next multiple of 16: a store of part of a vector costs more than one of all.
+#[inline(always)]
+fn padded(scores: &mut [f32], n: usize) -> &mut [f32] {
+    let whole = n.next_multiple_of(16);
+    scores[n..whole].fill(f32::NEG_INFINITY);
+    &mut scores[..whole]
+}
+
+/// The weighted sum of a block of values of one query and head.
+struct Weighted<'a, L, T> {
+    /// `exp(score - max)`
+    scores: &'a [f32],
+    rows: KeyRows<'a>,
+    /// The block's first key among `rows`.
+    start: usize,
+    v: *const T,
+    stride: usize,
+    /// What sums of earlier blocks are multiplied by.
+    factor: L,
+    /// What sums are multiplied by at the end of the block.
+    inverse: L,
+}
+
+impl<L: Lanes, T: Element> Weighted<'_, L, T> {
+    /// Adds to the `d` sums at `out`.
+    #[inline(always)]
+    unsafe fn all(&self, out: *mut f32, d: usize) {
+        let mut j = 0;
+        while j + 64 <= d {
+            self.vectors::<4>(out, j);
+            j += 64;
+        }
+        while j + 16 <= d {
+            self.vectors::<1>(out, j);
+            j += 16;
+        }
+        if j < d {
+            let mut sum = L::load_part(out.add(j), d - j, 0.0).mul(self.factor);
+            for (i, p) in self.scores.iter().enumerate() {
+                sum = L::splat(*p).fma(load_part(self.value(i).add(j), d - j), sum);
+            }
+            sum.mul(self.inverse).store_part(out.add(j), d - j);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn vectors<const N: usize>(&self, out: *mut f32, j: usize) {
+        let mut sums: [L; N] = vectors(out.add(j));
+        for sum in &mut sums {
+            *sum = sum.mul(self.factor);
+        }
+        for (i, p) in self.scores.iter().enumerate() {
+            let (p, v) = (L::splat(*p), self.value(i).add(j));
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = p.fma(load(v.add(n * 16)), *sum);
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            sum.mul(self.inverse).store(out.add(j + n * 16));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn value(&self, i: usize) -> *const T {
+        self.v.add(self.rows.at(self.start + i) * self.stride)
+    }
+}
+
+/// `N` vectors from `p` on.
+#[inline(always)]
+unsafe fn vectors<L: Lanes, const N: usize>(p: *const f32) -> [L; N] {
+    let mut all = [L::splat(0.0); N];
+    for (i, one) in all.iter_mut().enumerate() {
+        *one = L::load(p.add(i * 16));
+    }
+    all
+}
+
+/// [`dot`] with `a` in registers.
+#[inline(always)]
+unsafe fn dot_held<L: Lanes, T: Element, const N: usize>(a: [L; N], b: *const T) -> L {
+    let mut sum = L::splat(0.0);
+    for (i, a) in a.into_iter().enumerate() {
+        sum = a.fma(load(b.add(i * 16)), sum);
+    }
+    sum
+}
+
+/// `a . b` over 16 lanes, which are still to be summed.
+#[inline(always)]
+unsafe fn dot<L: Lanes, T: Element>(a: *const f32, b: *const T, len: usize) -> L {
+    let mut sum = L::splat(0.0);
+    let mut i = 0;
+    while i + 16 <= len {
+        sum = L::load(a.add(i)).fma(load(b.add(i)), sum);
+        i += 16;
+    }
+    if i < len {
+        sum = L::load_part(a.add(i), len - i, 0.0).fma(load_part(b.add(i), len - i), sum);
+    }
+    sum
+}
