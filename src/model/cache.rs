@@ -1,6 +1,6 @@
 //! Keys and values that decoding looks back on.
 
-use crate::device::{Cpu, Dtype, KeyRows};
+use crate::device::{Cpu, Dtype, Element, KeyRows};
 use half::bf16;
 
 /// The type that keys and values are held in.
@@ -29,7 +29,8 @@ impl CacheType {
     }
 }
 
-/// Rows of one layer's keys and values, `[rows, 2 * d_model]`, keys then values.
+/// Keys and values of one layer, `[2, rows, d_model]`: all keys, then all values, so that neighbouring rows of either are
+/// one stretch of memory.
 pub enum CacheRows {
     /// Of [`CacheType::F32`].
     F32(Vec<f32>),
@@ -46,13 +47,20 @@ impl CacheRows {
         }
     }
 
-    /// See [`Cpu::store_rows`].
-    pub fn store(&mut self, device: &Cpu, from: &[f32], stride: usize, width: usize, rows: &[u32]) {
+    /// Writes row `i` of `from`, whose keys are the `d_model` elements from `i * stride` on and its values those behind,
+    /// into row `rows[i]`.
+    pub fn store(&mut self, device: &Cpu, from: &[f32], stride: usize, d_model: usize, rows: &[u32]) {
         match self {
-            CacheRows::F32(to) => device.store_rows(from, stride, width, rows, to),
-            CacheRows::Bf16(to) => device.store_rows(from, stride, width, rows, to),
+            CacheRows::F32(to) => store(device, from, stride, d_model, rows, to),
+            CacheRows::Bf16(to) => store(device, from, stride, d_model, rows, to),
         }
     }
+}
+
+fn store<T: Element>(device: &Cpu, from: &[f32], stride: usize, d_model: usize, rows: &[u32], to: &mut [T]) {
+    let (keys, values) = to.split_at_mut(to.len() / 2);
+    device.store_rows(from, stride, d_model, rows, keys);
+    device.store_rows(&from[d_model.min(from.len())..], stride, d_model, rows, values);
 }
 
 /// Keys and values of every decoder layer. Rows are handed out by the decoder of sequences (`decode::slots`); memory

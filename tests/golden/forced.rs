@@ -3,13 +3,12 @@
 use crate::{device, floats, ids, Golden};
 use serde_json::Value;
 use sluicegate::comm::threads;
-use sluicegate::device::{log_sum_exp, KeyRows};
+use sluicegate::device::{log_sum_exp, Epilogue, KeyRows};
 use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
 use sluicegate::model::nllb_moe::NllbMoe;
 use sluicegate::model::EncoderDecoder;
 use sluicegate::moe::gate::Routes;
 use sluicegate::moe::Context;
-use std::sync::Mutex;
 
 /// Compares the routes of a run of tokens with the golden's: the same experts; equal weights.
 fn same_routes(golden: &Value, module: &str, at: usize, routes: &Routes) {
@@ -60,11 +59,9 @@ fn score(model: &mut NllbMoe, ctx: &mut Context, item: &Value) -> Vec<f64> {
         let routes = ctx.routes.clone().expect("routes are kept");
         let in_decoder = decoder.iter().zip(&routes[encoder.len()..]);
         in_decoder.for_each(|(module, r)| same_routes(&item["routing"], module, position, r));
-        let logprob = Mutex::new(0.0);
-        ctx.device.head(&hidden, model.head(), 1 << 20, |_, logits| {
-            *logprob.lock().unwrap() = f64::from(logits[label as usize] - log_sum_exp(logits));
-        });
-        found.push(logprob.into_inner().unwrap());
+        let mut logits = vec![0.0; model.head().outputs()];
+        ctx.device.linear(&hidden, model.head(), Epilogue::Store, &mut logits);
+        found.push(f64::from(logits[label as usize] - log_sum_exp(&logits)));
     }
     found
 }

@@ -95,9 +95,17 @@ impl Tops {
     }
 }
 
+/// What a thread holds of a chunk of outputs.
+struct OfChunk {
+    /// `[rows, CHUNK]`
+    logits: Vec<f32>,
+    /// Of the row in hand.
+    best: Vec<(f32, u32)>,
+}
+
 thread_local! {
-    /// Logits of some rows against a chunk of outputs, and the best of a row; kept.
-    static CHUNK_LOGITS: RefCell<(Vec<f32>, Vec<(f32, u32)>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Kept from chunk to chunk.
+    static OF_CHUNK: RefCell<OfChunk> = const { RefCell::new(OfChunk { logits: Vec::new(), best: Vec::new() }) };
 }
 
 impl Cpu {
@@ -191,7 +199,7 @@ impl Cpu {
         mut each: impl FnMut(usize, &mut [f32], &mut Vec<(f32, u32)>),
     ) {
         let (outputs, panels) = (chunk * CHUNK..w.outputs.min((chunk + 1) * CHUNK), CHUNK / PANEL);
-        CHUNK_LOGITS.with_borrow_mut(|(logits, best)| {
+        OF_CHUNK.with_borrow_mut(|OfChunk { logits, best }| {
             if logits.len() < rows.len() * CHUNK {
                 logits.resize(rows.len() * CHUNK, 0.0);
             }

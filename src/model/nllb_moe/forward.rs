@@ -191,7 +191,7 @@ impl NllbMoe {
         for (layer, cache) in self.decoder.iter().zip(&mut caches.cross) {
             let kv = sized(&mut b.projected, tokens * 2 * d);
             ctx.device.linear(normed, &layer.cross_kv, Epilogue::Store, kv);
-            cache.store(ctx.device, kv, 2 * d, 2 * d, &b.written);
+            cache.store(ctx.device, kv, 2 * d, d, &b.written);
         }
         ctx.meter.lap(Phase::Attention);
     }
@@ -229,43 +229,63 @@ impl Attention<'_> {
         let cache = match seen {
             Seen::Fresh => None,
             Seen::Written(cache, rows) => {
-                cache.store(ctx.device, own, width, 2 * d, rows);
+                cache.store(ctx.device, own, width, d, rows);
                 Some(&*cache)
             }
             Seen::Cache(cache) => Some(cache),
         };
         match cache {
-            None => self.attend(ctx, projected, own, width, keys, gathered),
-            Some(CacheRows::F32(kv)) => self.attend(ctx, projected, kv, 2 * d, keys, gathered),
-            Some(CacheRows::Bf16(kv)) => self.attend(ctx, projected, kv, 2 * d, keys, gathered),
+            None => self.attend(ctx, projected, KeysAndValues::beside(own, d, width), keys, gathered),
+            Some(CacheRows::F32(kv)) => self.attend(ctx, projected, KeysAndValues::apart(kv, d), keys, gathered),
+            Some(CacheRows::Bf16(kv)) => self.attend(ctx, projected, KeysAndValues::apart(kv, d), keys, gathered),
         }
         ctx.device.linear(gathered, self.out, Epilogue::Add, x);
         ctx.meter.lap(Phase::Attention);
     }
 
-    /// Keys lie at the beginning of each row of `kv`, values behind them.
-    fn attend<T: Element>(
-        &self,
-        ctx: &Context,
-        q: &[f32],
-        kv: &[T],
-        kv_stride: usize,
-        rows: &[KeyRows],
-        out: &mut [f32],
-    ) {
+    fn attend<T: Element>(&self, ctx: &Context, q: &[f32], seen: KeysAndValues<T>, rows: &[KeyRows], out: &mut [f32]) {
         let (d, heads) = (self.out.inputs(), self.heads);
         ctx.device.attend(Attend {
             q,
             q_stride: self.projection.outputs(),
-            k: kv,
-            v: &kv[d.min(kv.len())..],
-            kv_stride,
+            k: seen.keys,
+            v: seen.values,
+            kv_stride: seen.stride,
             heads,
             head_dim: d / heads,
             scale: ((d / heads) as f32).powf(-0.5),
             rows,
             out,
         });
+    }
+}
+
+/// Where keys and values lie.
+struct KeysAndValues<'a, T> {
+    keys: &'a [T],
+    values: &'a [T],
+    /// Elements from one row to the next.
+    stride: usize,
+}
+
+impl<'a, T> KeysAndValues<'a, T> {
+    /// `d` elements of keys and behind them as many of values in each row of `rows`.
+    fn beside(rows: &'a [T], d: usize, stride: usize) -> Self {
+        KeysAndValues {
+            keys: rows,
+            values: &rows[d.min(rows.len())..],
+            stride,
+        }
+    }
+
+    /// As a cache has them: all keys, then all values.
+    fn apart(cache: &'a [T], d: usize) -> Self {
+        let (keys, values) = cache.split_at(cache.len() / 2);
+        KeysAndValues {
+            keys,
+            values,
+            stride: d,
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use crate::device::cpu::pool::Shared;
 /// Heads that are taken at once at most.
 pub(super) const HEADS: usize = 4;
 /// Key rows that are asked for ahead of the one in hand.
-const AHEAD: usize = 3;
+const AHEAD: usize = 6;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Some heads of some queries.
 pub(super) struct Rows<'a, T> {
@@ -28,10 +30,14 @@ impl<T: Element> Kernel for Rows<'_, T> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(mut self) {
+        let mut ahead = Ahead::new(&self);
+        if self.a.head_dim == 64 || self.a.head_dim == 128 {
+            ahead.ask::<L, T>(&self, AHEAD);
+        }
         for query in self.queries.clone() {
             match self.a.head_dim {
-                64 => self.query::<L, 4, 4>(query),
-                128 => self.query::<L, 2, 8>(query),
+                64 => self.query::<L, 4, 4>(query, &mut ahead),
+                128 => self.query::<L, 2, 8>(query, &mut ahead),
                 _ => self.heads.clone().for_each(
                     #[inline(always)]
                     |head| self.one_head::<L, 0>(query, head),
@@ -41,13 +47,53 @@ impl<T: Element> Kernel for Rows<'_, T> {
     }
 }
 
+/// Asks for the rows that a task will need, across its queries, in memory's order and all its heads of a row at once: a
+/// stream, which the CPU's own prefetcher joins. The sums take a part of the heads at a time, which it can't follow.
+struct Ahead {
+    /// The next row to ask for: its query, and its number among that query's.
+    query: usize,
+    key: usize,
+}
+
+impl Ahead {
+    /// Before the first row of a task.
+    fn new<T: Element>(task: &Rows<'_, T>) -> Ahead {
+        Ahead {
+            query: task.queries.start,
+            key: 0,
+        }
+    }
+
+    /// Asks for the next `rows` rows of the task, as far as there are any.
+    #[inline(always)]
+    unsafe fn ask<L: Lanes, T: Element>(&mut self, task: &Rows<'_, T>, rows: usize) {
+        let a = task.a;
+        for _ in 0..rows {
+            while self.query < task.queries.end && self.key == a.rows[self.query].len() {
+                (self.query, self.key) = (self.query + 1, 0);
+            }
+            if self.query == task.queries.end {
+                return;
+            }
+            let at = a.rows[self.query].at(self.key) * a.kv_stride + task.heads.start * a.head_dim;
+            let bytes = task.heads.len() * a.head_dim * size_of::<T>();
+            for row in [a.k.as_ptr().add(at), a.v.as_ptr().add(at)] {
+                for byte in (0..bytes).step_by(LINE) {
+                    L::prefetch_l2(row.cast::<u8>().add(byte).cast());
+                }
+            }
+            self.key += 1;
+        }
+    }
+}
+
 impl<T: Element> Rows<'_, T> {
     /// `H` heads of `N` vectors at a time.
     #[inline(always)]
-    unsafe fn query<L: Lanes, const H: usize, const N: usize>(&mut self, query: usize) {
+    unsafe fn query<L: Lanes, const H: usize, const N: usize>(&mut self, query: usize, ahead: &mut Ahead) {
         let mut head = self.heads.start;
         while head + H <= self.heads.end {
-            self.several_heads::<L, H, N>(query, head);
+            self.several_heads::<L, H, N>(query, head, ahead);
             head += H;
         }
         for head in head..self.heads.end {
@@ -58,7 +104,12 @@ impl<T: Element> Rows<'_, T> {
     /// Neighbouring heads of one query, so that what is read of a row lies together. The sums are those of
     /// [`Rows::one_head`].
     #[inline(always)]
-    unsafe fn several_heads<L: Lanes, const H: usize, const N: usize>(&mut self, query: usize, head: usize) {
+    unsafe fn several_heads<L: Lanes, const H: usize, const N: usize>(
+        &mut self,
+        query: usize,
+        head: usize,
+        ahead: &mut Ahead,
+    ) {
         let (rows, offset) = (self.a.rows[query], head * self.a.head_dim);
         let q = self.a.q.as_ptr().add(query * self.a.q_stride + offset);
         let out = self.out.at((query * self.a.heads + head) * self.a.head_dim);
@@ -68,7 +119,8 @@ impl<T: Element> Rows<'_, T> {
         }
         for start in (0..rows.len()).step_by(KEYS) {
             let keys = start..rows.len().min(start + KEYS);
-            self.score::<L, H, N>(q, rows, keys.clone(), offset);
+            let first = (head == self.heads.start).then_some(&mut *ahead);
+            self.score::<L, H, N>(q, rows, keys.clone(), offset, first);
             let (mut factor, mut inverse) = ([1.0; H], [1.0; H]);
             for (h, softmax) in softmax.iter_mut().enumerate() {
                 factor[h] = softmax.take::<L>(padded(&mut self.scores[h * KEYS..], keys.len()));
@@ -109,21 +161,17 @@ impl<T: Element> Rows<'_, T> {
         rows: KeyRows<'_>,
         keys: Range<usize>,
         offset: usize,
+        mut ahead: Option<&mut Ahead>,
     ) {
         let a = self.a;
-        let (k, v) = (a.k.as_ptr().add(offset), a.v.as_ptr().add(offset));
+        let k = a.k.as_ptr().add(offset);
         let mut held = [[L::splat(0.0); N]; H];
         for (h, held) in held.iter_mut().enumerate() {
             *held = vectors(q.add(h * N * 16));
         }
         for (i, key) in keys.enumerate() {
-            if key + AHEAD < rows.len() {
-                let ahead = rows.at(key + AHEAD) * a.kv_stride;
-                let per_line = 64 / size_of::<T>();
-                for line in 0..H * N * 16 / per_line {
-                    L::prefetch(k.add(ahead + line * per_line).cast());
-                    L::prefetch(v.add(ahead + line * per_line).cast());
-                }
+            if let Some(ahead) = &mut ahead {
+                ahead.ask::<L, T>(self, 1);
             }
             let k = k.add(rows.at(key) * a.kv_stride);
             let mut products = [L::splat(0.0); 4];
