@@ -11,7 +11,8 @@
 # (instructions on registers alone) and, where 1 to 4 rows an expert make reading the bottleneck, of the read bandwidth, both
 # measured in the same round; the time of each library over Sluice's in the same round. Medians, with the least and the most.
 # A library gets rows already gathered, and whichever layout of weights and use of threads was its fastest in a trial.
-# "from memory" takes other weights at each call, 192 MB in all. Set OPENBLAS_CORETYPE on a CPU other than one with AVX-512.
+# "from memory" takes other weights at each call, 192 MB in all. OpenBLAS is told that the CPU is a SKYLAKEX where there is AVX-512:
+# OPENBLAS_CORETYPE tells it otherwise.
 #
 # Attention, norms and the head: cargo bench --bench kernels -- [WORD]
 set -euo pipefail

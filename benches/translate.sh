@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Translation beside Hugging Face transformers and CTranslate2: ./x bench translate [--help | OPTION...]
 #
-#   SLUICE_SHARED   folder that holds oracle/ (make_checkpoint.py, bench_data.py, bench_hf.py, setup.sh); default ../shared
+#   SLUICE_SHARED   folder that holds oracle/ (make_checkpoint.py, skew_routers.py, bench_data.py, bench_hf.py, setup.sh); default
+#                   ../shared
 #   SLUICE_ORACLE   folder of the Python environment that oracle/setup.sh makes; default ~/.cache/sluice-oracle
 #   SLUICE_BENCH    folder for the checkpoints (3.3 GB, made where missing); default ~/.cache/sluice-bench
 #
@@ -19,17 +20,19 @@ say() { printf 'bench translate: %s\n' "$*" >&2; }
 contenders="$(python3 -B benches/translate/main.py --needs "$@")"
 needs() { [[ " $contenders " == *" $1 "* ]]; }
 
-if [[ ! -f "$shared/oracle/bench_hf.py" ]]; then
-  say "there is no $shared/oracle/bench_hf.py: set SLUICE_SHARED to the folder that holds oracle/"
-  exit 2
-fi
+for file in make_checkpoint.py skew_routers.py bench_data.py bench_hf.py; do
+  if [[ ! -f "$shared/oracle/$file" ]]; then
+    say "there is no $shared/oracle/$file: set SLUICE_SHARED to the folder that holds oracle/"
+    exit 2
+  fi
+done
 if [[ ! -x "$python" || ! -d "$oracle/tf4" ]]; then
   say "there is no Python environment with transformers in $oracle. Make it (6 GB, some minutes), then start again:"
   say "  bash $shared/oracle/setup.sh $oracle"
   exit 2
 fi
-if needs ctranslate2 && ! "$python" -c 'import ctranslate2' 2>/dev/null; then
-  say "CTranslate2 is missing in $oracle. Install it, or leave it out (--contenders transformers,sluice), then start again:"
+if { needs dense || needs ctranslate2; } && ! "$python" -c 'import ctranslate2' 2>/dev/null; then
+  say "CTranslate2 is missing in $oracle. Install it, or leave out what needs it (--contenders transformers,sluice), then start again:"
   say "  $python -m pip install ctranslate2==4.8.5"
   exit 2
 fi
@@ -59,7 +62,7 @@ if needs skewed; then
 fi
 if needs dense || needs ctranslate2; then
   dense="$bench/nllb-dense" theirs="$bench/ctranslate2-dense"
-  if [[ ! -f "$theirs/model.bin" ]]; then
+  if [[ ! -f "$theirs/model.bin" || ! -f "$dense/model.safetensors" ]]; then
     say "making $dense and $theirs"
     PYTHONPATH="$oracle/tf4" "$python" -B benches/translate/twins.py "$checkpoint" "$dense" "$theirs" >&2
   fi
@@ -67,6 +70,7 @@ if needs dense || needs ctranslate2; then
 fi
 
 cargo build --release --quiet --bin sluice
-ceiling="$(cargo bench --no-run --bench kernels 2>&1 | sed -n 's/.*Executable .*(\(.*\))$/\1/p')"
+built="$(cargo bench --no-run --bench kernels 2>&1)" || { printf '%s\n' "$built" >&2; exit 1; }
+ceiling="$(sed -n 's/.*Executable .*(\(.*\))$/\1/p' <<<"$built")"
 exec "$python" -B benches/translate/main.py --checkpoint "$checkpoint" --python "$python" --reference "$shared/oracle/bench_hf.py" \
   --sluice "${CARGO_TARGET_DIR:-target}/release/sluice" --ceiling "$ceiling" "${options[@]}" "$@"

@@ -216,7 +216,8 @@ fn scores_of_minus_infinity_count_for_nothing_and_a_nan_stays() {
 
 #[test]
 fn rows_are_stored_rounded_wherever_they_go() {
-    let (width, stride) = (37, 50);
+    // So much that it is worth several threads.
+    let (width, stride) = (453, 500);
     let from: Vec<f32> = (0..200 * stride).map(|i| (i as f32).sin()).collect();
     // In an order of their own, with gaps; and the first row once more.
     let mut rows: Vec<u32> = (0..199).map(|i| i * 83 % 401).collect();

@@ -1,7 +1,7 @@
 """Translates the sentences of a checkpoint's bench_ids.json once by CTranslate2 and prints a line of JSON with what it took.
 
 ctranslate2_once.py MODEL SENTENCES INTER INTRA TYPE BATCH NEW: SENTENCES is the checkpoint's folder, NEW the tokens that each sentence
-gets. Loading is not counted, and a batch goes first to warm up.
+gets. Loading is not counted, and a batch for each worker goes first to warm up.
 """
 
 import json
@@ -40,7 +40,7 @@ def cpu_seconds():
     return sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
 
 
-translate(sentences[:batch])
+translate(sentences[: batch * inter])
 cpu, start = cpu_seconds(), time.time()
 tokens = translate(sentences)
 wall, cpu = time.time() - start, cpu_seconds() - cpu

@@ -8,11 +8,11 @@ the model needs (flops.py).
 contenders:
   sluice        the checkpoint, on each of --ranks
   transformers  the checkpoint, at each of --batches (f32 and bf16)
-  dense         Sluice on a model without experts of equal FLOPs
-  ctranslate2   CTranslate2 on the same, with 2 x 1 and 1 x 2 inter x intra threads (f32 and int8)
+  dense         Sluice on a model without experts of equal FLOPs, with as many sentences in flight
+  ctranslate2   CTranslate2 on the same, with 2 x 1 and 1 x 2 inter x intra threads and its fastest batches (f32 and int8)
   skewed        Sluice on a checkpoint of 64 experts, few of which get most tokens
 
-A round of everything at 512 sentences takes about 6 minutes. For a first look: --sentences 64 --pairs 1
+A round of everything at 512 sentences takes about 7 minutes, 9 with int8. For a first look: --sentences 64 --pairs 1
 """
 
 import argparse
@@ -26,6 +26,8 @@ import engines
 import report
 from flops import flops, read_config
 
+# Room for the 512 sentences that `--batch-tokens auto` takes on for 32 experts of which a token has 2; for a dense model it takes fewer.
+TWIN_TOKENS = 32768
 CONTENDERS = ["transformers", "sluice", "dense", "ctranslate2", "skewed"]
 
 
@@ -100,10 +102,10 @@ def contenders(a, count, scratch):
             for shape in a.ranks:
                 add("sluice", "Sluice, %d x %d" % shape, dtype, engines.sluice, "checkpoint", *shape)
         if "dense" in a.contenders:
-            add("dense", "Sluice, 1 x 2, dense twin", dtype, engines.sluice, "dense", 1, 2)
+            add("dense", "Sluice, 1 x 2, dense twin", dtype, engines.sluice, "dense", 1, 2, TWIN_TOKENS)
         if "ctranslate2" in a.contenders and dtype in engines.CTRANSLATE2_TYPES:
-            for shape in [(2, 1), (1, 2)]:
-                add("ctranslate2", "CTranslate2, %d x %d, dense twin" % shape, dtype, engines.ctranslate2, "dense", *shape)
+            for shape in engines.CTRANSLATE2_SETTINGS:
+                add("ctranslate2", "CTranslate2, %d x %d, batch %d, dense twin" % shape, dtype, engines.ctranslate2, "dense", *shape)
         if "skewed" in a.contenders:
             for shape in a.ranks:
                 add("skewed", "Sluice, %d x %d, skewed" % shape, dtype, engines.sluice, "skewed", *shape)
@@ -122,11 +124,13 @@ def run_rounds(a, count, scratch):
                 contender.runs.append(contender.run())
         failure = None
     except (engines.Failed, KeyboardInterrupt) as error:
-        failure = str(error) or "interrupted"
+        failure = error
     print(f"\r{'':80}\r", end="", file=sys.stderr, flush=True)
     report.print_all(count, [c for c in who if c.runs], rounds)
     if failure:
-        print(f"bench translate: {failure}", file=sys.stderr)
+        print(f"bench translate: {str(failure) or 'interrupted'}", file=sys.stderr)
+    if isinstance(failure, KeyboardInterrupt):
+        raise failure
     return failure is None
 
 
@@ -136,7 +140,11 @@ def main():
         return print(" ".join(a.contenders))
     report.print_machine()
     with tempfile.TemporaryDirectory() as scratch:
-        if not all([run_rounds(a, count, scratch) for count in a.sentences]):
+        try:
+            fine = [run_rounds(a, count, scratch) for count in a.sentences]
+        except KeyboardInterrupt:
+            sys.exit(130)
+        if not all(fine):
             sys.exit(1)
 
 

@@ -58,10 +58,13 @@ def main():
     save(model, checkpoint, ours)
     model = transformers.M2M100ForConditionalGeneration(transformers.M2M100Config(**sizes, max_length=200)).eval()
     initialise(model, config["d_model"])
-    whole = theirs + ".whole"
+    whole, unfinished = theirs + ".whole", theirs + ".unfinished"
     save(model, checkpoint, whole)
-    ctranslate2.converters.TransformersConverter(whole).convert(theirs, force=True)
+    ctranslate2.converters.TransformersConverter(whole).convert(unfinished, force=True)
     shutil.rmtree(whole)
+    # Whole or not at all: an interrupted conversion would count as made.
+    shutil.rmtree(theirs, ignore_errors=True)
+    os.rename(unfinished, theirs)
 
 
 main()

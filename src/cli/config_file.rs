@@ -249,6 +249,18 @@ mod tests {
     }
 
     #[test]
+    fn a_number_or_a_word_where_both_are_taken() {
+        use crate::cli::translate::BatchTokens;
+        for (toml, taken) in [
+            ("batch-tokens = 512", BatchTokens::Tokens(512)),
+            ("batch-tokens = 'auto'", BatchTokens::Auto),
+        ] {
+            let args = translate(toml, "-m m -o o").expect(toml);
+            assert_eq!(args.batch_tokens, taken, "{toml}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_names_file_and_key() {
         for (toml, parts) in [
             ("num-beam = 4", ["unknown key \"num-beam\"", "\"num-beams\""]),

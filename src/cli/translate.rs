@@ -97,7 +97,7 @@ pub struct TranslateArgs {
     pub no_repeat_ngram_size: Option<usize>,
 
     /// Source tokens a rank works on at once: more is faster and takes more memory for caches (the run's first lines say
-    /// how much); auto takes what keeps the experts busy, in half of the free memory at most; changes no result
+    /// how much); auto takes what keeps the experts busy, in half of the free memory at most (but one sentence); changes no result
     #[arg(long, value_name = "N|auto", value_parser = batch_tokens, default_value_t = BatchTokens::Auto)]
     #[arg(help_heading = "Speed and memory")]
     pub batch_tokens: BatchTokens,

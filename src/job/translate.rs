@@ -127,12 +127,15 @@ fn same_language(args: &TranslateArgs) {
     }
 }
 
-/// Except in int8, results are equal to the last bit on one instruction set only (collective).
+/// In bfloat16 results are equal to the last bit on one instruction set only (collective).
 fn one_instruction_set(world: &dyn Comm, own: &str) {
     let all: std::collections::BTreeSet<String> = gather_texts(world, own).into_iter().collect();
     if all.len() > 1 && world.rank() == 0 {
         let names = all.into_iter().collect::<Vec<_>>().join(", ");
-        log::warn!("ranks have different instruction sets ({names}): the last bits of scores depend on which rank a row is dealt to; SLUICE_ISA names one for all");
+        log::warn!(
+            "ranks have different instruction sets ({names}): the last bits of scores depend on which rank a row is dealt to; \
+             SLUICE_ISA=NAME, one that all machines have (avx512, avx2), makes them the same"
+        );
     }
 }
 
@@ -184,7 +187,7 @@ impl Started<'_> {
         let group = world.rank() / group_size;
         let comm = world.split(group);
         let device = agree(world, Cpu::new(self.threads))?;
-        if model.dtype != Dtype::Int8 {
+        if model.dtype == Dtype::Bf16 {
             one_instruction_set(world, device.isa().name());
         }
         let loading = Instant::now();
@@ -277,16 +280,17 @@ impl Started<'_> {
         let limits = allowed.fit(room, settings, row).map_err(|needed| {
             anyhow!(
                 "the least caches (--batch-tokens of source, one sentence of output at full length) come to {}, this rank's \
-                 share of the free memory is {}: lower --batch-tokens, --max-new-tokens or --num-beams",
+                 share of the free memory is {}: give a lower --batch-tokens, --max-new-tokens or --num-beams",
                 size(needed),
                 size(room)
             )
         })?;
         if limits != wanted && self.world.rank() == 0 {
-            let (n, all) = (limits.outputs, wanted.outputs);
+            let [n, all] = [limits.outputs, wanted.outputs].map(|outputs| outputs / limits.per_sentence);
             log::info!(
-                "memory for {n} sentences in flight instead of {all}: the free memory of a rank is {}",
-                size(room)
+                "{n} sentences in flight instead of {all}: the free memory of a rank is {}, caches take {} of it at most",
+                size(room),
+                size(limits.cache_bytes(settings, row))
             );
         }
         Ok(limits)

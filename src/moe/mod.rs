@@ -1,8 +1,8 @@
 //! The paper: a Mixture-of-Experts layer over ranks, with dynamic gating.
 //!
 //! [`gate`] chooses experts, [`dispatch`] plans who computes what, [`layer`] does it: the sizes are exchanged, then
-//! exactly those rows (`exchange`, in the form of `rows`); each rank's experts run as one grouped operation over sorted rows; outputs go home
-//! and are summed there in the order of the gate's choices (`combine`).
+//! exactly those rows (`exchange`, in the form of `rows`); each rank's experts run as one grouped operation over sorted
+//! rows; outputs go home and are summed there in the order of the gate's choices (`combine`).
 
 mod combine;
 pub mod dispatch;

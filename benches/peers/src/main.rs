@@ -45,9 +45,10 @@ struct Line {
 
 fn main() -> Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
-    // Both before the library is loaded: it would take this CPU for an older one, and its threads would spin long after a call.
-    for (name, value) in [("OPENBLAS_CORETYPE", "SKYLAKEX"), ("OPENBLAS_THREAD_TIMEOUT", "20")] {
-        if std::env::var_os(name).is_none() {
+    // Both before the library is loaded: it may take this CPU for an older one, and its threads would spin long after a call.
+    let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    for (name, value, wanted) in [("OPENBLAS_CORETYPE", "SKYLAKEX", avx512), ("OPENBLAS_THREAD_TIMEOUT", "20", true)] {
+        if wanted && std::env::var_os(name).is_none() {
             std::env::set_var(name, value);
         }
     }
@@ -61,7 +62,7 @@ fn main() -> Result<()> {
     println!("|{}", "---|".repeat(9 + libraries.len()));
     let mut lines = Vec::new();
     for &threads in &options.threads {
-        // A thread of its own for each device: the thread that makes one becomes its first worker.
+        // A thread of its own for each number: it becomes the first worker of the pool that the libraries use.
         let timed = std::thread::scope(|scope| {
             scope
                 .spawn(|| time_all(&options, &libraries, &memory, threads))
@@ -153,6 +154,11 @@ fn print_machine(threads: &[usize], memory: &Memory) {
 }
 
 fn time_all(options: &Options, libraries: &[Library], memory: &Memory, threads: usize) -> Result<Vec<Line>> {
+    // What the libraries do in parallel goes to this pool, of which this thread is one.
+    let _pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .use_current_thread()
+        .build()?;
     let cpu = Cpu::new(threads)?;
     let mut lines = Vec::new();
     for &(dtype, kind, unit, _) in KINDS {

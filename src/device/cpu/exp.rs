@@ -41,12 +41,6 @@ pub(super) fn log_of_parts(parts: impl Iterator<Item = (f32, f32)> + Clone) -> f
     max + sum.ln() as f32
 }
 
-/// Softmax of a row, in place. All `-inf` (or an empty row) becomes all 0; a NaN makes all NaN.
-pub fn softmax_in_place(row: &mut [f32]) {
-    // SAFETY: the standard set is available.
-    unsafe { Isa::standard().run(Softmax { row }) };
-}
-
 /// The exponential of each lane.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2, so e^x = 2^n e^r; e^r by the polynomial of Cephes' `expf`. 2^n is applied in two
@@ -83,7 +77,7 @@ pub(super) unsafe fn max_of<L: Lanes>(row: &[f32]) -> f32 {
     max.largest()
 }
 
-/// Sum over the row of `exp(x - max)`, stored into `out` where that is not null. Blocks of 1024 elements are summed
+/// Sum over the row of `exp(x - max)`, stored into `out` where that is not null. Blocks of [`CHUNK`] elements are summed
 /// first, then the blocks: the rounding error of a row of 256k logits stays that of a few hundred additions.
 #[inline(always)]
 pub(super) unsafe fn exp_and_sum<L: Lanes>(row: *const f32, len: usize, max: f32, out: *mut f32) -> f32 {
@@ -98,7 +92,7 @@ pub(super) unsafe fn exp_and_sum<L: Lanes>(row: *const f32, len: usize, max: f32
         }
         block = block.add(e);
         i += 16;
-        if i.is_multiple_of(1024) {
+        if i.is_multiple_of(CHUNK) {
             total = total.add(block);
             block = L::splat(0.0);
         }
@@ -112,14 +106,6 @@ pub(super) unsafe fn exp_and_sum<L: Lanes>(row: *const f32, len: usize, max: f32
         block = block.add(e);
     }
     total.add(block).sum()
-}
-
-/// Turns a row of scores into `exp(score - max)` and returns their sum; all 0 where the row is all `-inf`.
-#[inline(always)]
-pub(super) unsafe fn exp_of_scores<L: Lanes>(row: &mut [f32]) -> f32 {
-    // All -inf: subtract 0, since -inf - -inf is NaN.
-    let max = finite_or_zero(max_of::<L>(row));
-    exp_and_sum::<L>(row.as_ptr(), row.len(), max, row.as_mut_ptr())
 }
 
 #[inline(always)]
@@ -139,7 +125,8 @@ impl Kernel for Exp<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        exp_and_sum::<L>(self.x.as_ptr(), self.x.len(), 0.0, self.x.as_mut_ptr());
+        let x = self.x.as_mut_ptr();
+        exp_and_sum::<L>(x, self.x.len(), 0.0, x);
     }
 }
 
@@ -160,24 +147,6 @@ impl Kernel for MaxAndSum<'_> {
             std::ptr::null_mut(),
         );
         (max, sum)
-    }
-}
-
-struct Softmax<'a> {
-    row: &'a mut [f32],
-}
-
-impl Kernel for Softmax<'_> {
-    type Out = ();
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let sum = exp_of_scores::<L>(self.row);
-        if sum == 0.0 {
-            return;
-        }
-        for x in self.row {
-            *x /= sum;
-        }
     }
 }
 
@@ -236,12 +205,6 @@ mod tests {
                     "{} {n}",
                     isa.name()
                 );
-                let (mut ours, mut theirs) = (row.clone(), row.clone());
-                // SAFETY: it is available.
-                unsafe { isa.run(Softmax { row: &mut ours }) };
-                // SAFETY: it is available.
-                unsafe { Isa::Portable.run(Softmax { row: &mut theirs }) };
-                assert_eq!(ours, theirs, "{} {n}", isa.name());
             }
         }
     }
@@ -257,10 +220,6 @@ mod tests {
                 (f64::from(log_sum_exp(&row)) - want).abs() < 2e-6 * want.abs().max(1.0),
                 "{n}"
             );
-            let mut p = row.clone();
-            softmax_in_place(&mut p);
-            let total: f64 = p.iter().map(|p| f64::from(*p)).sum();
-            assert!((total - 1.0).abs() < 1e-5, "{n}: {total}");
         }
     }
 
@@ -274,10 +233,5 @@ mod tests {
         row[20] = f32::NAN;
         assert!(log_sum_exp(&row).is_nan());
         assert!(log_sum_exp(&[low, f32::NAN]).is_nan());
-        softmax_in_place(&mut row);
-        assert!(row.iter().all(|p| p.is_nan()));
-        let mut masked = [low; 5];
-        softmax_in_place(&mut masked);
-        assert_eq!(masked, [0.0; 5]);
     }
 }

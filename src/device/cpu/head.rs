@@ -1,6 +1,5 @@
 //! The way out of a model: logits over the vocabulary, and the best of them.
 use std::cell::RefCell;
-use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::exp::{log_of_parts, MaxAndSum, CHUNK};
@@ -46,7 +45,7 @@ pub struct Tops {
     log_sums: Vec<f32>,
     /// Largest logit and sum of exponentials of each chunk of outputs, `[rows, chunks]`.
     parts: Vec<(f32, f32)>,
-    /// The best of each chunk, `[rows, chunks, width]`; places without one hold [`NOTHING`].
+    /// The best of each chunk, `[rows, chunks, places]`; places without one hold [`NOTHING`].
     candidates: Vec<(f32, u32)>,
 }
 
@@ -54,7 +53,8 @@ pub struct Tops {
 const NOTHING: (f32, u32) = (f32::NEG_INFINITY, u32::MAX);
 
 impl Tops {
-    /// The best outputs of a row with their logits, the best first, of equal ones the lower output first.
+    /// The best outputs of a row with their logits, the best first, of equal ones the lower output first; no outputs at all
+    /// where [`Tops::log_sum`] is NaN.
     pub fn best(&self, row: usize) -> &[(f32, u32)] {
         &self.best[row * self.width..][..self.width]
     }
@@ -64,35 +64,30 @@ impl Tops {
         self.log_sums[row]
     }
 
-    /// Room for `rows` rows.
-    fn reset(&mut self, rows: usize, chunks: usize, width: usize) {
+    /// Room for `rows` rows, of which `most` are in hand at a time, with `places` candidates a chunk.
+    fn reset(&mut self, rows: usize, most: usize, chunks: usize, [width, places]: [usize; 2]) {
         self.width = width;
-        self.best.clear();
-        self.log_sums.clear();
-        self.parts.resize(rows * chunks, (0.0, 0.0));
-        self.candidates.resize(rows * chunks * width, NOTHING);
+        self.best.resize(rows * width, NOTHING);
+        self.log_sums.resize(rows, 0.0);
+        self.parts.resize(most * chunks, (0.0, 0.0));
+        self.candidates.resize(most * chunks * places, NOTHING);
     }
+}
 
-    /// Joins the chunks of the first `rows` rows, in order.
-    fn join(&mut self, rows: usize, chunks: usize) {
-        let width = self.width;
-        for row in 0..rows {
-            let parts = self.parts[row * chunks..][..chunks].iter().copied();
-            self.log_sums.push(log_of_parts(parts));
-            let all = &mut self.candidates[row * chunks * width..][..chunks * width];
-            let missing = |c: &(f32, u32)| c.1 == NOTHING.1;
-            if width == 1 {
-                let real = all.iter().filter(|c| !missing(c));
-                let best = real.copied().reduce(|best, c| if c.0 > best.0 { c } else { best });
-                self.best.push(best.unwrap_or(NOTHING));
-            } else {
-                // Stable, and chunks come in order: of equal logits the lower output stays ahead.
-                let order = |a: &(f32, u32), b: &(f32, u32)| b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal);
-                all.sort_by(|a, b| missing(a).cmp(&missing(b)).then(order(a, b)));
-                self.best.extend_from_slice(&all[..width]);
-            }
+/// Joins the best of all chunks, in order, to the best of the row: of equal logits the lower output stays ahead.
+fn join(candidates: &[(f32, u32)], best: &mut [(f32, u32)]) {
+    let mut filled = 0;
+    for &candidate in candidates.iter().filter(|c| c.1 != NOTHING.1) {
+        let above = |b: &(f32, u32)| b.0 >= candidate.0;
+        if filled == best.len() && best.last().is_none_or(above) {
+            continue;
         }
+        let at = best[..filled].partition_point(above);
+        filled = (filled + 1).min(best.len());
+        best.copy_within(at..filled - 1, at + 1);
+        best[at] = candidate;
     }
+    best[filled..].fill(NOTHING);
 }
 
 /// What a thread holds of a chunk of outputs.
@@ -128,8 +123,9 @@ impl Cpu {
         assert_eq!(x.len(), rows * d, "head: x is no whole number of rows of {d}");
         let (chunks, width) = (w.outputs.div_ceil(CHUNK), k.min(w.outputs));
         // Rows at a time, so that wide searches over large vocabularies don't take much memory.
-        let most = (MOST_CANDIDATES / (chunks * width).max(1)).clamp(1, rows.max(1));
-        found.reset(most, chunks, width);
+        let places = width.min(CHUNK);
+        let most = (MOST_CANDIDATES / (chunks * places).max(1)).clamp(1, rows.max(1));
+        found.reset(rows, most, chunks, [width, places]);
         for first in (0..rows).step_by(most) {
             let count = most.min(rows - first);
             let blocks = count.div_ceil(ROWS);
@@ -146,20 +142,32 @@ impl Cpu {
                 let (chunk, block) = (task / blocks, task % blocks);
                 let rows = block * count / blocks..(block + 1) * count / blocks;
                 self.chunk((x, &quantised), w, rows, chunk, |row, logits, best| {
-                    let part = self.best_of_chunk(logits, chunk * CHUNK, ruled_out(first + row), width, best);
+                    let part = self.best_of_chunk(logits, chunk * CHUNK, ruled_out(first + row), places, best);
                     // SAFETY: each chunk of each row has places of its own in both buffers, which live until all are
-                    // done; no more than `width` are the best.
+                    // done; no more than `places` are the best.
                     unsafe {
                         *parts.at(row * chunks + chunk) = part;
-                        let to = candidates.at((row * chunks + chunk) * width);
-                        for j in 0..width {
+                        let to = candidates.at((row * chunks + chunk) * places);
+                        for j in 0..places {
                             *to.add(j) = best.get(j).copied().unwrap_or(NOTHING);
                         }
                     }
                 });
             });
             self.keep_quantised(quantised);
-            found.join(count, chunks);
+            let (log_sums, best) = (Shared(found.log_sums.as_mut_ptr()), Shared(found.best.as_mut_ptr()));
+            let (parts, candidates) = (&found.parts, &found.candidates);
+            self.for_each(count, (count * chunks * (places + 1)) as f64, |row| {
+                let all = &candidates[row * chunks * places..][..chunks * places];
+                // SAFETY: each row has places of its own in both buffers, which live until all are done.
+                unsafe {
+                    *log_sums.at(first + row) = log_of_parts(parts[row * chunks..][..chunks].iter().copied());
+                    join(
+                        all,
+                        std::slice::from_raw_parts_mut(best.at((first + row) * width), width),
+                    );
+                }
+            });
         }
     }
 

@@ -36,8 +36,8 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best instruction set of this machine, or the one that the environment variable `SLUICE_ISA` names
-    /// (`avx512`, `avx2` or `portable`).
+    /// The best instruction set of this machine, or the one that the environment variable `SLUICE_ISA` names (see
+    /// [`Isa::name`]).
     ///
     /// # Errors
     /// If `SLUICE_ISA` names none, or one that this machine lacks.
@@ -112,15 +112,11 @@ impl Isa {
         // SAFETY: plain Rust runs anywhere; the caller vouches for the kernel.
         unsafe { kernel.run::<Plain>() }
     }
-
-    fn family(self) -> &'static str {
-        self.name().split('+').next().unwrap_or_default()
-    }
 }
 
-/// The first of `available` (which is never empty) that has the wanted name.
+/// The one of `available` that has the wanted name, or the first (there is always one).
 fn choose(wanted: Option<&str>, available: &[Isa]) -> Result<Isa> {
-    let fits = |isa: &&Isa| wanted.is_none_or(|w| w.is_empty() || w == isa.name() || w == isa.family());
+    let fits = |isa: &&Isa| wanted.is_none_or(|w| w.is_empty() || w == isa.name());
     match (available.iter().find(fits), wanted.unwrap_or_default()) {
         (Some(isa), _) => Ok(*isa),
         (None, known @ ("avx512" | "avx2" | "avx512+vnni" | "avx512+bf16")) => {
@@ -129,7 +125,9 @@ fn choose(wanted: Option<&str>, available: &[Isa]) -> Result<Isa> {
                 names(available)
             )
         }
-        (None, other) => bail!("SLUICE_ISA={other}: expected avx512, avx2 or portable; correct or unset it"),
+        (None, other) => bail!(
+            "SLUICE_ISA={other}: expected avx512+bf16, avx512+vnni, avx512, avx2 or portable; correct or unset it"
+        ),
     }
 }
 
@@ -181,8 +179,8 @@ mod tests {
         for (wanted, found) in [
             (None, 0),
             (Some(""), 0),
-            (Some("avx512"), 0),
             (Some("avx512+vnni"), 1),
+            (Some("avx512"), 2),
             (Some("avx2"), 3),
             (Some("portable"), 4),
         ] {
@@ -190,6 +188,6 @@ mod tests {
         }
         let refusal = |wanted| choose(Some(wanted), &all[3..]).unwrap_err().to_string();
         assert!(refusal("avx512").contains("has only avx2, portable"));
-        assert!(refusal("sse2").contains("expected avx512, avx2 or portable"));
+        assert!(refusal("sse2").contains("avx512, avx2 or portable"));
     }
 }

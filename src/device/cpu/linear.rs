@@ -97,7 +97,7 @@ pub struct Linear {
 
 impl Linear {
     /// Packs `parts`, each `[outputs_i, inputs]`, stacked along the outputs; a part without bias among others with one
-    /// counts as bias zero. Large ones are packed by all threads of the rayon pool that the caller is in.
+    /// counts as bias zero. On the calling thread; [`Linear::pack_with`] takes several.
     ///
     /// # Errors
     /// If a part is no whole number of rows of `inputs`, its bias has another length than its rows, or a row is too long

@@ -15,7 +15,7 @@ mod pool;
 mod quantised;
 
 pub use attention::{Attend, Element, KeyRows};
-pub use exp::{exp, exp_slice, log_sum_exp, softmax_in_place};
+pub use exp::{exp, exp_slice, log_sum_exp};
 pub use grouped::Group;
 pub use head::{top_k, NotANumber, Tops};
 pub use isa::Isa;

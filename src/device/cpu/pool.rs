@@ -114,12 +114,14 @@ impl Pool {
             each(i);
         };
         self.common.open(&work);
-        for (helper, asleep) in self.helpers.iter().zip(&self.common.asleep).take(tasks - 1) {
+        // Waking a helper takes about as long as SMALL: no more than the work is worth.
+        let helpers = (tasks - 1).min((nanoseconds / SMALL) as usize);
+        for (helper, asleep) in self.helpers.iter().zip(&self.common.asleep).take(helpers) {
             if asleep.swap(false, Ordering::SeqCst) {
                 helper.thread.unpark();
             }
         }
-        let own = catch_unwind(AssertUnwindSafe(work));
+        let own = catch_unwind(AssertUnwindSafe(&work));
         self.common.close();
         let theirs = self.common.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.taken.store(false, Ordering::Release);
@@ -205,7 +207,7 @@ impl Common {
     /// Waits for open work other than `last`; nothing when the pool ends.
     fn wait(&self, number: usize, last: u64) -> Option<u64> {
         let new = |state: u64| state & CLOSED == 0 && state & !AT_WORK != last;
-        let begin = Instant::now();
+        let mut begin = Instant::now();
         for looks in 1.. {
             let state = self.state.load(Ordering::Acquire);
             if self.stop.load(Ordering::Relaxed) {
@@ -217,6 +219,8 @@ impl Common {
             std::hint::spin_loop();
             if looks % LOOKS == 0 && begin.elapsed() > PATIENCE {
                 self.sleep(number, &new);
+                // Woken once, it stays awake for the work to come.
+                begin = Instant::now();
             }
         }
         None

@@ -14,7 +14,7 @@ use super::Cpu;
 const LARGEST: f32 = 127.0;
 /// Rows whose largest element is smaller count as zeros: the inverse of their scale could not be represented.
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
-/// Rows whose largest element is not below this count as not finite: 127 scales could not be represented.
+/// Rows of which 127 scales are not below this count as not finite: a scale could not always be represented.
 const HUGE: f32 = f32::from_bits((127 + 127) << 23);
 /// Adding 1.5 * 2^23 to a small number rounds it to a whole one, ties to even, which then stands in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
@@ -22,7 +22,7 @@ const ROUND: f32 = 12_582_912.0;
 const TAIL: usize = 2;
 
 /// Quantises `row` into `to` (of the same length) and returns the scale, of which `to` is a multiple: 0 where all elements
-/// are below 2^-100, NaN where one is NaN or not below 2^127 (`to` is then zero, and a product with it NaN).
+/// are below 2^-100, NaN where one is NaN or comes to 2^127 when rounded (`to` is then zero, and a product with it NaN).
 ///
 /// # Panics
 /// If the lengths differ.
@@ -55,6 +55,7 @@ pub(super) fn largest(row: &[f32]) -> u32 {
 
 /// The scale of a row whose largest absolute value has the bits `largest`.
 pub(super) fn scale_of(largest: u32) -> f32 {
+    // A NaN's bits are above all others'.
     if largest >= HUGE.to_bits() {
         return f32::NAN;
     }
@@ -62,7 +63,12 @@ pub(super) fn scale_of(largest: u32) -> f32 {
         return 0.0;
     }
     let scale = f32::from_bits(largest) / LARGEST;
-    f32::from_bits((scale.to_bits() + 0xff) & !0xff)
+    let scale = f32::from_bits((scale.to_bits() + 0xff) & !0xff);
+    if LARGEST * scale < HUGE {
+        scale
+    } else {
+        f32::NAN
+    }
 }
 
 /// The factor that makes elements of a row multiples of its scale.

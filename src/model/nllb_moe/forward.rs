@@ -33,7 +33,7 @@ pub(super) struct Buffers {
     cross_keys: Vec<KeyRows<'static>>,
 }
 
-/// The room of `rows`, for rows that live for another time.
+/// An empty list with the memory of `rows`, for rows of another lifetime (`collect` keeps the allocation).
 fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
     rows.clear();
     rows.into_iter().map(|_| unreachable!("there are none")).collect()

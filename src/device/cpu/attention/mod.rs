@@ -66,7 +66,7 @@ impl KeyRows<'_> {
     fn end(&self) -> usize {
         match self {
             KeyRows::Range(_, 0) => 0,
-            KeyRows::Range(first, count) => first + count,
+            KeyRows::Range(first, count) => first.saturating_add(*count),
             KeyRows::Table(rows) => rows.iter().max().map_or(0, |r| *r as usize + 1),
         }
     }
@@ -114,7 +114,9 @@ impl<T> Attend<'_, T> {
             queries * width,
             "attend: out doesn't fit {queries} queries"
         );
-        let fits = |len: usize, rows: usize, stride: usize| rows == 0 || (rows - 1) * stride + width <= len;
+        let fits = |len: usize, rows: usize, stride: usize| {
+            rows == 0 || (rows - 1).saturating_mul(stride).saturating_add(width) <= len
+        };
         assert!(
             fits(self.q.len(), queries, self.q_stride),
             "attend: q is too short for {queries} queries"

@@ -26,15 +26,15 @@ impl Task {
     /// Pairs of query and key, over its heads; a query counts for some keys even if it has none.
     fn cost(&self, rows: &[KeyRows<'_>]) -> usize {
         let pairs = match self.shared {
-            true => self.queries.len() * weight(&rows[self.queries.start]),
-            false => rows[self.queries.clone()].iter().map(weight).sum(),
+            true => self.queries.len() * cost_of(&rows[self.queries.start]),
+            false => rows[self.queries.clone()].iter().map(cost_of).sum(),
         };
         pairs * self.heads.len()
     }
 }
 
 /// What a query costs: its keys, and some more.
-fn weight(rows: &KeyRows<'_>) -> usize {
+fn cost_of(rows: &KeyRows<'_>) -> usize {
     rows.len() + 4
 }
 
@@ -42,13 +42,13 @@ fn weight(rows: &KeyRows<'_>) -> usize {
 /// no smaller part would have to be cut than is worth it.
 pub(super) fn plan(rows: &[KeyRows<'_>], heads: usize, threads: usize, tasks: &mut Vec<Task>) {
     tasks.clear();
-    let all = rows.iter().map(weight).sum::<usize>() * heads;
+    let all = rows.iter().map(cost_of).sum::<usize>() * heads;
     let most = (all / (threads * TASKS)).max(1);
     let mut at = 0;
     while at < rows.len() {
         let run = at + run_length(&rows[at..]);
         if run - at >= SHARED && !rows[at].is_empty() {
-            cut_shared(at..run, weight(&rows[at]), heads, most, tasks);
+            cut_shared(at..run, cost_of(&rows[at]), heads, most, tasks);
         } else {
             cut_alone(at..run, rows, heads, most, tasks);
         }
@@ -62,10 +62,10 @@ fn run_length(rows: &[KeyRows<'_>]) -> usize {
     rows.iter().take_while(|r| r.is(&rows[0])).count().max(1)
 }
 
-/// Queries of `weight` each: fewer heads first, then fewer queries.
-fn cut_shared(queries: Range<usize>, weight: usize, heads: usize, most: usize, tasks: &mut Vec<Task>) {
-    let each = (most / (queries.len() * weight)).clamp(1, heads);
-    let parts = (queries.len() * weight).div_ceil(most);
+/// Queries of `cost` each: fewer heads first, then fewer queries.
+fn cut_shared(queries: Range<usize>, cost: usize, heads: usize, most: usize, tasks: &mut Vec<Task>) {
+    let each = (most / (queries.len() * cost)).clamp(1, heads);
+    let parts = (queries.len() * cost).div_ceil(most);
     let block = queries.len().div_ceil(parts).max(LEAST_SHARED);
     for first in queries.clone().step_by(block) {
         for head in (0..heads).step_by(each) {
@@ -81,7 +81,7 @@ fn cut_shared(queries: Range<usize>, weight: usize, heads: usize, most: usize, t
 /// Adds queries to the last task while it may grow, or cuts one query's heads.
 fn cut_alone(queries: Range<usize>, rows: &[KeyRows<'_>], heads: usize, most: usize, tasks: &mut Vec<Task>) {
     for query in queries {
-        let cost = weight(&rows[query]);
+        let cost = cost_of(&rows[query]);
         if cost * heads > most {
             let each = (most / cost).next_multiple_of(HEADS).max(HEADS);
             tasks.extend((0..heads).step_by(each).map(|head| Task {

@@ -32,7 +32,8 @@ impl Running {
             true => 0.0,
             false => exp_lanes(L::splat(self.max - shift)).to_array()[0],
         };
-        let sum = exp_and_sum::<L>(scores.as_ptr(), scores.len(), shift, scores.as_mut_ptr());
+        let at = scores.as_mut_ptr();
+        let sum = exp_and_sum::<L>(at, scores.len(), shift, at);
         *self = Running {
             max,
             sum: self.sum * factor + sum,

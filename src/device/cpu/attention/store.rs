@@ -24,7 +24,7 @@ impl Cpu {
         let out = Shared(to.as_mut_ptr());
         self.for_each(tasks, (n * width) as f64 * 0.2, |task| {
             for (i, &row) in rows.iter().enumerate() {
-                if row as usize % tasks == task {
+                if task_of(row, tasks) == task {
                     // SAFETY: the row lies inside `to`, which is borrowed until all are done, and only this task
                     // writes it.
                     let to = unsafe { std::slice::from_raw_parts_mut(out.at(row as usize * width), width) };
@@ -35,6 +35,13 @@ impl Cpu {
             }
         });
     }
+}
+
+/// The task that writes a row. Slots are of equal length, often a power of two, and their rows are written at about the
+/// same position: a remainder would send them all to one task.
+fn task_of(row: u32, tasks: usize) -> usize {
+    const GOLDEN: u32 = 0x9e37_79b9;
+    ((u64::from(row.wrapping_mul(GOLDEN)) * tasks as u64) >> 32) as usize
 }
 
 /// Rounds each element to the type of the cache.
@@ -50,6 +57,23 @@ impl<T: Element> Kernel for Round<'_, T> {
     unsafe fn run<L: Lanes>(self) {
         for (to, from) in self.to.iter_mut().zip(self.from) {
             *to = T::round(*from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_at_equal_distances_go_to_all_tasks() {
+        for distance in [1, 2, 33, 200, 256, 4096] {
+            for tasks in [2, 8, 64] {
+                let mut rows_of = vec![0; tasks];
+                (0..512).for_each(|slot| rows_of[task_of(slot * distance + 7, tasks)] += 1);
+                let most = rows_of.iter().max();
+                assert!(most <= Some(&(2 * 512 / tasks)), "{distance}: {rows_of:?}");
+            }
         }
     }
 }

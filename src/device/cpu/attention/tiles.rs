@@ -47,7 +47,7 @@ impl<T: Element> Kernel for Tiles<'_, T> {
         let scratch = floats(self.scratch, room.floats()).as_mut_ptr();
         for head in self.heads.clone().step_by(most) {
             let heads = head..(head + most).min(self.heads.end);
-            let group = Group {
+            let group = HeadGroup {
                 a,
                 queries: self.queries.clone(),
                 heads,
@@ -109,7 +109,7 @@ impl Room {
 }
 
 /// Heads whose keys and values are packed side by side.
-struct Group<'a, T> {
+struct HeadGroup<'a, T> {
     a: &'a Attend<'a, T>,
     queries: Range<usize>,
     heads: Range<usize>,
@@ -120,7 +120,7 @@ struct Group<'a, T> {
     out: Shared,
 }
 
-impl<T: Element> Group<'_, T> {
+impl<T: Element> HeadGroup<'_, T> {
     /// `N` is the number of a head's vectors, or 0 for a head of any length.
     #[inline(always)]
     unsafe fn attend<L: Lanes, const N: usize>(&self) {
