@@ -47,7 +47,10 @@ fn main() -> Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
     // Both before the library is loaded: it may take this CPU for an older one, and its threads would spin long after a call.
     let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-    for (name, value, wanted) in [("OPENBLAS_CORETYPE", "SKYLAKEX", avx512), ("OPENBLAS_THREAD_TIMEOUT", "20", true)] {
+    for (name, value, wanted) in [
+        ("OPENBLAS_CORETYPE", "SKYLAKEX", avx512),
+        ("OPENBLAS_THREAD_TIMEOUT", "20", true),
+    ] {
         if wanted && std::env::var_os(name).is_none() {
             std::env::set_var(name, value);
         }
