@@ -27,7 +27,9 @@ Exit codes:
   128+n  ended by signal n after what was finished was kept (143: SIGTERM); the same command goes on from there
 
 Environment:
-  RUST_LOG   what is logged, e.g. RUST_LOG=sluicegate=debug (default: info)
+  RUST_LOG    what is logged, e.g. RUST_LOG=sluicegate=debug (default: info)
+  SLUICE_ISA  instruction set of the kernels: avx512+bf16, avx512+vnni, avx512, avx2 or portable (default: the best there
+              is); one for all ranks where machines differ makes bf16 results the same on each
 
 Examples:
   mpirun -n 4 sluice translate --model nllb-moe-54b --source eng_Latn --target fra_Latn in.txt --output out.h5

@@ -108,7 +108,8 @@ pub struct TranslateArgs {
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Speed and memory")]
     pub dtype: Option<Dtype>,
 
-    /// Threads of each rank. Default: the cores it is bound to, divided by the ranks that share them
+    /// Threads of each rank, 8 for each core it is bound to at most. Default: those cores, divided by the ranks that share
+    /// them
     #[arg(long, value_name = "N", value_parser = count(1, 4096), help_heading = "Speed and memory")]
     pub threads: Option<usize>,
 

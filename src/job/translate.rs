@@ -209,8 +209,9 @@ impl Started<'_> {
         if world.rank() == 0 {
             let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
             log::info!(
-                "{} rows on {ranks} ranks in {} groups, {} threads each ({}, {}); rank 0 holds weights of {weights}, caches up to {caches}",
-                self.rows, self.groups, self.threads, device.isa().name(), plan::dtype_name(model.dtype)
+                "{} rows on {ranks} ranks in {} groups, {} threads each ({}, {}); rank 0 holds weights of {weights}, caches up to \
+                 {caches} for {} outputs and {} source tokens in flight",
+                self.rows, self.groups, self.threads, device.isa().name(), plan::dtype_name(model.dtype), limits.outputs, limits.tokens
             );
         }
         let Some(scan) = &self.prepared.scan else {

@@ -30,6 +30,8 @@ pub struct Machine {
     pub available: u64,
     /// The tightest limit of the containers or Slurm jobs around this process, if below the total.
     pub limit: Option<u64>,
+    /// What a limit of this process's addresses (`ulimit -v`) leaves it.
+    pub addresses: Option<u64>,
 }
 
 impl Machine {
@@ -37,7 +39,7 @@ impl Machine {
     /// for all of them together.
     pub fn room(&self, own: u64, ranks: u64) -> u64 {
         let below_limit = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(ranks * own));
-        self.available.min(below_limit) / ranks
+        (self.available.min(below_limit) / ranks).min(self.addresses.unwrap_or(u64::MAX))
     }
 }
 
@@ -51,7 +53,20 @@ pub fn machine() -> Option<Machine> {
         total,
         available,
         limit,
+        addresses: addresses(),
     })
+}
+
+/// What `ulimit -v` leaves of addresses, where it is set.
+fn addresses() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: it writes to the struct only.
+    let asked = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) };
+    let set = asked == 0 && limit.rlim_cur != libc::RLIM_INFINITY;
+    set.then(|| limit.rlim_cur.saturating_sub(own("VmSize:")))
 }
 
 /// A value of /proc/meminfo in bytes.
@@ -110,6 +125,7 @@ mod tests {
             total: 100,
             available: 80,
             limit: None,
+            addresses: None,
         };
         assert_eq!(machine.room(10, 4), 20);
         assert_eq!(
@@ -135,6 +151,15 @@ mod tests {
             }
             .room(10, 4),
             20
+        );
+        // Addresses are each process's own.
+        assert_eq!(
+            Machine {
+                addresses: Some(15),
+                ..machine
+            }
+            .room(10, 4),
+            15
         );
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Finding, State};
+use crate::device::Isa;
 use crate::metrics::memory;
 
 /// The processor's name and the instruction sets that Sluice's kernels can use.
@@ -20,36 +21,19 @@ fn cpu_name(info: &str) -> Option<String> {
     Some(value.trim_start_matches([' ', '\t', ':']).to_owned())
 }
 
-/// What the running processor (and its operating system) can do.
-#[cfg(target_arch = "x86_64")]
+/// The instruction set that the kernels will use, of those that this processor (and its operating system) has.
 fn instruction_sets() -> Finding {
-    let all = [
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("fma", is_x86_feature_detected!("fma")),
-        ("avx512f", is_x86_feature_detected!("avx512f")),
-        ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
-        ("avx512_vnni", is_x86_feature_detected!("avx512vnni")),
-    ];
-    let names = |there: bool| {
-        all.iter()
-            .filter(|(_, has)| *has == there)
-            .map(|(name, _)| *name)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let (has, lacks) = (names(true), names(false));
-    match (has.is_empty(), lacks.is_empty()) {
-        (_, true) => Finding::new(State::Found, "instructions", has),
-        (true, _) => Finding::new(State::Warning, "instructions", format!("none of {lacks}"))
-            .cure("the portable kernels run, slowly; use a processor with AVX2 or AVX-512"),
-        _ => Finding::new(State::Note, "instructions", format!("{has}; without {lacks}")),
+    let all: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+    match Isa::detect() {
+        Err(error) => Finding::new(State::Missing, "instructions", format!("{error:#}")),
+        Ok(Isa::Portable) if all.len() == 1 => Finding::new(State::Warning, "instructions", "neither AVX2 nor AVX-512")
+            .cure("the portable kernels run, slowly; use a processor with one of them"),
+        Ok(isa) => Finding::new(
+            State::Found,
+            "instructions",
+            format!("{} (there are {})", isa.name(), all.join(", ")),
+        ),
     }
-}
-
-/// Other processors run the portable kernels.
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_sets() -> Finding {
-    Finding::new(State::Note, "instructions", "no x86-64: the portable kernels run")
 }
 
 /// Memory that is available, and a limit that a container or a Slurm job sets.
