@@ -1,29 +1,19 @@
 //! Attention beside a slow twin in double precision, and beside itself: to the last bit the same for a query alone, in a
 //! tile with others, over rows named by a range or one by one, over float32 or the same values in bfloat16, on any number
 //! of threads and on every instruction set.
+use crate::bits;
 use half::bf16;
 use sluicegate::device::{Attend, Cpu, Element, Isa, KeyRows};
 
 const SCALE: f32 = 0.3;
 
-/// Numbers without a pattern, from -1 to 1, that bfloat16 holds.
+/// Numbers without a pattern that bfloat16 holds.
 fn values(n: usize, seed: u64) -> Vec<bf16> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        bf16::from_f32((state >> 40) as f32 / 8_388_608.0 - 1.0)
-    };
-    (0..n).map(|_| next()).collect()
+    crate::values(n, seed).into_iter().map(bf16::from_f32).collect()
 }
 
 fn widened(x: &[bf16]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Queries and cache rows, keys then values and a few elements of something else.
@@ -135,6 +125,38 @@ impl Case {
 fn runs(runs: &[(usize, usize, usize)]) -> Vec<KeyRows<'static>> {
     let each = |&(queries, first, n): &(usize, usize, usize)| vec![KeyRows::Range(first, n); queries];
     runs.iter().flat_map(each).collect()
+}
+
+#[test]
+fn heads_of_every_length_and_rows_of_every_number() {
+    let spans = [(0, 70), (3, 1), (10, 17), (0, 0), (69, 1), (1, 33), (2, 4), (5, 64)];
+    let rows = spans.map(|(first, n)| KeyRows::Range(first, n));
+    let shapes = [
+        (5, 1),
+        (1, 7),
+        (2, 16),
+        (3, 20),
+        (4, 64),
+        (6, 64),
+        (2, 80),
+        (3, 128),
+        (1, 256),
+    ];
+    for (heads, head_dim) in shapes {
+        Case::new(heads, head_dim, rows.len(), 70).check(&rows, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+}
+
+#[test]
+fn queries_with_rows_in_an_order_of_their_own_beside_those_that_share() {
+    let tables: Vec<Vec<u32>> = (0..100)
+        .map(|i| (0..i % 60).map(|j| (j * 11 + i) % 70).collect())
+        .collect();
+    let mut rows: Vec<KeyRows> = (0..100).map(|i| KeyRows::Range(i / 40, 40)).collect();
+    rows.extend(tables.iter().map(|table| KeyRows::Table(table)));
+    let case = Case::new(8, 64, rows.len(), 70);
+    case.check(&rows, &[0, 39, 40, 100, 150, 199]);
+    assert!(case.run(&Cpu::new(1).unwrap(), &case.wide, 0, &[]).is_empty());
 }
 
 #[test]
