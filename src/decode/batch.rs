@@ -417,10 +417,6 @@ impl Batch {
                 Some(token) => d
                     .search
                     .advance(&self.settings, &[&[Candidate { token, logprob: 0.0 }]]),
-                None if self.settings.beams == 1 => {
-                    next += 1;
-                    d.search.advance(&self.settings, &[self.head.offered.row(next - 1)])
-                }
                 None => {
                     let rows = next..next + d.search.rows();
                     next = rows.end;

@@ -149,17 +149,7 @@ mod tests {
     use super::*;
 
     fn settings(beams: usize, max_length: usize) -> Settings {
-        Settings {
-            beams,
-            max_length,
-            min_length: 0,
-            length_penalty: 1.0,
-            early_stopping: EarlyStopping::False,
-            no_repeat_ngram: 0,
-            forced_eos: None,
-            start: 0,
-            eos: vec![1],
-        }
+        Settings::plain(beams, max_length)
     }
 
     /// Log-probabilities of a small made-up language: depend on the last token and the length.

@@ -103,22 +103,11 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use super::super::search::EarlyStopping;
     use super::*;
 
     #[test]
     fn caches_are_cut_to_the_room_there_is() {
-        let settings = Settings {
-            beams: 2,
-            max_length: 11,
-            min_length: 0,
-            length_penalty: 1.0,
-            early_stopping: EarlyStopping::False,
-            no_repeat_ngram: 0,
-            forced_eos: None,
-            start: 0,
-            eos: vec![1],
-        };
+        let settings = Settings::plain(2, 11);
         let limits = Limits::of(64, 3);
         // 12 outputs of 10 positions and 2 beams, 64 source tokens; 3 layers of 2 * 4 floats: 96 bytes a row.
         assert_eq!(limits.cache_bytes(&settings, 96), (12 * 20 + 64) * 96);

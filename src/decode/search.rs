@@ -53,6 +53,24 @@ impl Settings {
     }
 }
 
+#[cfg(test)]
+impl Settings {
+    /// A search without extras, from token 0 to token 1.
+    pub fn plain(beams: usize, max_length: usize) -> Settings {
+        Settings {
+            beams,
+            max_length,
+            min_length: 0,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::False,
+            no_repeat_ngram: 0,
+            forced_eos: None,
+            start: 0,
+            eos: vec![1],
+        }
+    }
+}
+
 /// A finished output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hypothesis {
