@@ -3,24 +3,20 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
 
+use super::generation::GenerationArgs;
+use super::run::RunArgs;
 use super::TranslateArgs;
 
-/// Checks options against each other, without looking at files.
+/// Checks the options of `translate` against each other, without looking at files.
 ///
 /// # Errors
 /// Names both flags, their values and the cure.
-pub fn options(args: &TranslateArgs) -> Result<()> {
-    if let (Some(least), Some(most)) = (args.min_new_tokens, args.max_new_tokens) {
-        ensure!(
-            least <= most,
-            "--min-new-tokens {least} is above --max-new-tokens {most}: no output could have both; lower the one or \
-             raise the other"
-        );
-    }
+pub fn translate(args: &TranslateArgs) -> Result<()> {
+    generation(&args.generation)?;
     let mut targets = BTreeSet::new();
     for target in &args.target {
         ensure!(
@@ -37,9 +33,32 @@ pub fn options(args: &TranslateArgs) -> Result<()> {
          order of --target, e.g. ref.fra,ref.deu"
     );
     ensure!(
-        found == 0 || !args.no_merge,
+        found == 0 || !args.run.no_merge,
         "--references with --no-merge: BLEU and chrF are computed as the rows are merged; leave one of them out"
     );
+    run(&args.run)
+}
+
+/// Checks how to search.
+///
+/// # Errors
+/// As [`translate`].
+pub fn generation(args: &GenerationArgs) -> Result<()> {
+    if let (Some(least), Some(most)) = (args.min_new_tokens, args.max_new_tokens) {
+        ensure!(
+            least <= most,
+            "--min-new-tokens {least} is above --max-new-tokens {most}: no output could have both; lower the one or \
+             raise the other"
+        );
+    }
+    Ok(())
+}
+
+/// Checks the options that all jobs over a corpus have.
+///
+/// # Errors
+/// As [`translate`].
+pub fn run(args: &RunArgs) -> Result<()> {
     if args.output.extension().is_some_and(|extension| extension == "parts") {
         bail!(
             "--output {}: a name ending in .parts is kept for a running job's folder; name the file itself, e.g. out.h5",
@@ -66,27 +85,35 @@ pub fn threads(wanted: Option<usize>, processors: usize) -> Result<()> {
 /// Checks the files and folders that the options name; one rank does it.
 ///
 /// # Errors
-/// Names the flag and the path: an output that is an input, an output whose folder is missing, a missing reference.
-pub fn files(args: &TranslateArgs) -> Result<()> {
-    let stdin = args.input.as_os_str() == "-";
+/// Names the flag and the path: an output that is an input, an output whose folder is missing.
+pub fn files(args: &RunArgs, input: &Path) -> Result<()> {
+    let stdin = input.as_os_str() == "-";
     if !stdin {
-        differ("INPUT", &args.input, "--output", &args.output)?;
-    }
-    for reference in &args.references {
-        differ("--references", reference, "--output", &args.output)?;
-        ensure!(
-            reference.exists(),
-            "--references {}: no such file; give a text file with a line for each line of the input",
-            reference.display()
-        );
+        differ("INPUT", input, "--output", &args.output)?;
     }
     writable_place("--output", &args.output)?;
     if let Some(report) = &args.report {
         differ("--output", &args.output, "--report", report)?;
         if !stdin {
-            differ("INPUT", &args.input, "--report", report)?;
+            differ("INPUT", input, "--report", report)?;
         }
         writable_place("--report", report)?;
+    }
+    Ok(())
+}
+
+/// Checks files of references against the output; one rank does it.
+///
+/// # Errors
+/// Names the flag and the path: a file that is missing, or is the output.
+pub fn references(references: &[PathBuf], output: &Path) -> Result<()> {
+    for reference in references {
+        differ("--references", reference, "--output", output)?;
+        ensure!(
+            reference.exists(),
+            "--references {}: no such file; give a text file with a line for each line of the input",
+            reference.display()
+        );
     }
     Ok(())
 }
@@ -217,11 +244,11 @@ mod tests {
     #[test]
     fn switches_can_be_taken_back_and_lists_are_replaced() {
         let args = translate("in -o o --scores --scores=false --target a,b --target c --no-merge").unwrap();
-        assert!(!args.scores && args.no_merge);
+        assert!(!args.generation.scores && args.run.no_merge);
         assert_eq!(args.target, ["c"]);
         assert_eq!(translate("-o o --scores in").unwrap().input, Path::new("in"));
         assert_eq!(
-            translate("- -o o --length-penalty -1").unwrap().length_penalty,
+            translate("- -o o --length-penalty -1").unwrap().generation.length_penalty,
             Some(-1.0)
         );
     }
@@ -246,7 +273,13 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         fs::write(path("in"), "a\n").unwrap();
         std::os::unix::fs::symlink(path("in"), path("link")).unwrap();
-        let check = |arguments: String| files(&translate(&arguments).unwrap()).map_err(|error| format!("{error:#}"));
+        let check = |arguments: String| {
+            let args = translate(&arguments).unwrap();
+            let files = files(&args.run, &args.input);
+            files
+                .and_then(|()| references(&args.references, &args.run.output))
+                .map_err(|error| format!("{error:#}"))
+        };
         let refused = |arguments: String| check(arguments.clone()).expect_err(&arguments);
         assert_eq!(check(format!("{} -o {}", path("in"), path("out.h5"))), Ok(()));
         assert!(refused(format!("{0} -o {0}", path("in"))).contains("--output"));

@@ -193,7 +193,8 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::translate::{EarlyStopping, OnError};
+    use crate::cli::generation::EarlyStopping;
+    use crate::cli::run::OnError;
     use crate::cli::{parse, Command, TranslateArgs};
 
     fn translate(toml: &str, line: &str) -> Result<TranslateArgs> {
@@ -225,38 +226,38 @@ mod tests {
     #[test]
     fn keys_are_flags_and_the_command_line_wins() {
         let args = translate(WHOLE, "").unwrap();
-        assert_eq!((args.model.to_str(), args.output.to_str()), (Some("m"), Some("o.h5")));
+        assert_eq!((args.run.model.to_str(), args.run.output.to_str()), (Some("m"), Some("o.h5")));
         assert_eq!(args.target, ["fra_Latn", "deu_Latn"]);
         assert_eq!(
-            (args.num_beams, args.length_penalty, args.segment_seconds),
+            (args.generation.num_beams, args.generation.length_penalty, args.run.segment_seconds),
             (Some(4), Some(-1.0), 2.5)
         );
         assert_eq!(
-            (args.early_stopping, args.on_error),
+            (args.generation.early_stopping, args.run.on_error),
             (Some(EarlyStopping::True), OnError::Skip)
         );
-        assert!(args.scores && !args.overwrite);
+        assert!(args.generation.scores && !args.run.overwrite);
 
         let args = translate(
             WHOLE,
             "--num-beams 1 --target spa_Latn --scores=false --overwrite -m other",
         )
         .unwrap();
-        assert_eq!((args.num_beams, args.target), (Some(1), vec!["spa_Latn".to_owned()]));
-        assert!(!args.scores && args.overwrite);
-        assert_eq!(args.model, Path::new("other"));
+        assert_eq!((args.generation.num_beams, args.target), (Some(1), vec!["spa_Latn".to_owned()]));
+        assert!(!args.generation.scores && args.run.overwrite);
+        assert_eq!(args.run.model, Path::new("other"));
         assert_eq!(args.source.as_deref(), Some("eng_Latn"));
     }
 
     #[test]
     fn a_number_or_a_word_where_both_are_taken() {
-        use crate::cli::translate::BatchTokens;
+        use crate::cli::generation::BatchTokens;
         for (toml, taken) in [
             ("batch-tokens = 512", BatchTokens::Tokens(512)),
             ("batch-tokens = 'auto'", BatchTokens::Auto),
         ] {
             let args = translate(toml, "-m m -o o").expect(toml);
-            assert_eq!(args.batch_tokens, taken, "{toml}");
+            assert_eq!(args.generation.batch_tokens, taken, "{toml}");
         }
     }
 

@@ -5,9 +5,12 @@
 pub mod check;
 pub mod config_file;
 pub mod exit;
+pub mod generation;
 pub mod log;
 pub mod markdown;
+pub mod run;
 pub mod translate;
+mod value;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -122,7 +125,7 @@ where
     let arguments = config_file::expand(&Cli::command(), arguments)?;
     let cli = Cli::try_parse_from(arguments)?;
     if let Command::Translate(arguments) = &cli.command {
-        check::options(arguments)?;
+        check::translate(arguments)?;
     }
     Ok(cli)
 }

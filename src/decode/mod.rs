@@ -13,3 +13,4 @@ pub mod lockstep;
 pub mod search;
 pub mod slots;
 pub mod trace;
+pub mod workload;

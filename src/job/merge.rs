@@ -28,7 +28,7 @@ pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<u64> {
         .get("input")
         .is_some_and(|input| input == "-")
     {
-        let _ = std::fs::remove_file(crate::job::translate::spool_of(&out));
+        let _ = std::fs::remove_file(crate::job::run::spool_of(&out));
     }
     let line = if summary.already {
         format!(

@@ -1,11 +1,40 @@
 //! What is said of all rows together, computed as the finished file is put together: counts, BLEU and chrF.
 
-use crate::corpus::{scan, Record, WindowLimits, WindowReader};
+use crate::cli::TranslateArgs;
+use crate::corpus::{self, scan, Record, Scan, WindowLimits, WindowReader};
+use crate::job::run::Figures;
 use crate::metrics::bleu::BleuStats;
 use crate::metrics::chrf::ChrfStats;
 use crate::results::{Judge, Metric, MetricValue, Row, Tally};
-use anyhow::{Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use std::path::{Path, PathBuf};
+
+/// One reference file for each target, a line for each row.
+///
+/// # Errors
+/// Names the file and both numbers.
+pub fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
+    let (files, targets) = (args.references.len(), args.target.len().max(1));
+    ensure!(
+        files == 0 || files == targets,
+        "--references names {files} files for {targets} target languages: one for each, in their order"
+    );
+    for path in &args.references {
+        let found = corpus::scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        if let Some(refusal) = found.refusal() {
+            bail!("--references {refusal}");
+        }
+        ensure!(
+            found.rows == scan.rows,
+            "--references {}: {} lines for {} rows of {}",
+            path.display(),
+            found.rows,
+            scan.rows,
+            scan.path.display()
+        );
+    }
+    Ok(())
+}
 
 /// Reads rows in order beside their references.
 #[derive(Default)]
@@ -14,7 +43,7 @@ pub struct Quality {
     targets: Vec<Target>,
     outputs: u64,
     /// Rows by status, and tokens.
-    pub tally: Tally,
+    tally: Tally,
 }
 
 struct Target {
@@ -83,7 +112,7 @@ impl Quality {
     }
 
     /// BLEU and chrF of each target with references: (name, figure).
-    pub fn figures(&self) -> Vec<(String, f64)> {
+    fn scores(&self) -> Vec<(String, f64)> {
         let of = |t: &Target| {
             let bleu = (format!("BLEU{}", t.name), t.bleu.score().score);
             [
@@ -132,9 +161,23 @@ impl Judge for Quality {
             name,
             value: MetricValue::Text(s),
         };
-        let mut all: Vec<Metric> = self.figures().into_iter().map(number).collect();
+        let mut all: Vec<Metric> = self.scores().into_iter().map(number).collect();
         all.extend(self.signatures().into_iter().map(text));
         all.extend(self.tally.metrics()?);
         Ok(all)
+    }
+}
+
+impl Figures for Quality {
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn figures(&self) -> Vec<(String, f64)> {
+        self.scores()
+    }
+
+    fn judge(&mut self) -> &mut dyn Judge {
+        self
     }
 }

@@ -2,15 +2,15 @@
 
 use super::desk::{Desk, Progress};
 use super::feed::Feed;
-use super::plan::Model;
-use crate::cli::translate::{Routing, TranslateArgs};
+use super::task::{Taken, Task};
+use crate::cli::run::Routing;
 use crate::comm::{agree, crash::fail_point, signal, ReportedElsewhere};
 use crate::corpus::Record;
-use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::lockstep::{next, Next, Report, NO_SHARE, REPORT_BYTES};
 use crate::decode::trace::Counts;
+use crate::decode::workload::Workload;
 use crate::metrics::meter::Phase as Lap;
-use crate::model::Model as Network;
+use crate::model::Model;
 use crate::moe::Context;
 use crate::results::{Parts, Phase, RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Timing};
 use anyhow::{anyhow, Result};
@@ -30,11 +30,9 @@ pub enum End {
 }
 
 /// What a rank needs besides the model.
-pub struct Rank<'a> {
-    /// The job's options.
-    pub args: &'a TranslateArgs,
-    /// Tokenizer and settings.
-    pub model: &'a Model,
+pub struct Rank<'a, T> {
+    /// The job.
+    pub task: &'a T,
     /// The folder of segments.
     pub parts: &'a Parts,
     /// Which start of the job this is.
@@ -54,9 +52,9 @@ pub struct Rank<'a> {
 }
 
 /// Rows on their way through a rank.
-struct Books {
-    /// Records in flight, by output key.
-    pending: HashMap<u64, Pending>,
+struct Books<P> {
+    /// Rows in flight, by output key.
+    pending: HashMap<u64, P>,
     rows: Vec<Row>,
     counts: Counts,
     bytes: usize,
@@ -68,20 +66,12 @@ struct Books {
     group: Progress,
 }
 
-/// What is known of an output before it is finished.
-struct Pending {
-    record: Record,
-    source: String,
-    target: String,
-    cut: bool,
-}
-
-impl Rank<'_> {
+impl<T: Task> Rank<'_, T> {
     /// Works until the group has nothing left. Collective over the group of `ctx`.
     ///
     /// # Errors
     /// The first thing that went wrong on this rank, or that another rank has said what did. Finished rows are kept.
-    pub fn work(&mut self, ctx: &mut Context, batch: &mut Batch, model: &mut dyn Network) -> Result<End> {
+    pub fn work(&mut self, ctx: &mut Context, batch: &mut T::Work, model: &mut dyn Model) -> Result<End> {
         let mut books = Books::new();
         let mut failure = None;
         let end = self.steps(ctx, batch, model, &mut books, &mut failure);
@@ -96,9 +86,9 @@ impl Rank<'_> {
     fn steps(
         &mut self,
         ctx: &mut Context,
-        batch: &mut Batch,
-        model: &mut dyn Network,
-        books: &mut Books,
+        batch: &mut T::Work,
+        model: &mut dyn Model,
+        books: &mut Books<T::Pending>,
         failure: &mut Option<anyhow::Error>,
     ) -> Result<End> {
         for step in 0u64.. {
@@ -131,8 +121,9 @@ impl Rank<'_> {
             ctx.meter.lap(Lap::Input);
             match decided {
                 Next::Work { encode } => {
-                    batch.encode(ctx, model, 2 * step, encode);
-                    for finished in batch.step(ctx, model, 2 * step + 1) {
+                    let mut ended = batch.read(ctx, model, 2 * step, encode);
+                    ended.extend(batch.step(ctx, model, 2 * step + 1));
+                    for finished in ended {
                         if let Err(error) = self.finish(ctx, model, books, finished) {
                             failure.get_or_insert(error);
                         }
@@ -142,7 +133,7 @@ impl Rank<'_> {
                 _ if self.feed.queued() == 0 && !self.feed.no_more() => std::thread::sleep(Duration::from_micros(200)),
                 _ => {}
             }
-            let due = books.opened.elapsed().as_secs_f64() >= self.args.segment_seconds;
+            let due = books.opened.elapsed().as_secs_f64() >= self.task.run().segment_seconds;
             if !books.rows.is_empty() && (due || books.bytes >= SEGMENT_BYTES) {
                 if let Err(error) = self.write(ctx, model, books) {
                     failure.get_or_insert(error);
@@ -153,7 +144,13 @@ impl Rank<'_> {
     }
 
     /// Tells the group this rank's state and hears all others'.
-    fn exchange_reports(&mut self, ctx: &mut Context, batch: &Batch, books: &Books, failed: bool) -> Vec<Report> {
+    fn exchange_reports(
+        &mut self,
+        ctx: &mut Context,
+        batch: &T::Work,
+        books: &Books<T::Pending>,
+        failed: bool,
+    ) -> Vec<Report> {
         let share = match &mut self.desk {
             Some(desk) => {
                 desk.answer();
@@ -184,106 +181,73 @@ impl Rank<'_> {
         all.chunks_exact(REPORT_BYTES).map(Report::from_bytes).collect()
     }
 
-    /// Takes a record on: blank and unusable ones are finished at once, the others are tokenized.
-    fn take(&mut self, batch: &mut Batch, books: &mut Books, record: Record, targets: &[usize]) -> Result<()> {
-        let per_record = self.args.target.len().max(1) as u64;
+    /// Takes a record on: blank and unusable ones are finished at once.
+    fn take(
+        &mut self,
+        batch: &mut T::Work,
+        books: &mut Books<T::Pending>,
+        record: Record,
+        wanted: &[usize],
+    ) -> Result<()> {
         fail_point("input")?;
-        let source = record.source_lang.clone().or_else(|| self.args.source.clone());
-        let mut outputs = Vec::new();
-        let ids = match (&record.problem, &source) {
-            (None, Some(source)) if !record.is_blank() => Some(self.model.tokenizer.source(&record.text, source)?),
-            _ => None,
-        };
-        for &t in targets {
-            let key = record.index * per_record + t as u64;
-            let target = record.target_lang.clone().or_else(|| self.args.target.get(t).cloned());
-            let source = source.clone().unwrap_or_default();
-            let blank = record.is_blank() && record.problem.is_none();
-            match (&ids, &target) {
-                (Some(ids), Some(target)) => {
-                    let forced = Some(self.model.tokenizer.target_lang_id(target)?);
-                    outputs.push(Output {
-                        key,
-                        forced,
-                        credits_source: t == 0,
-                    });
-                    let (record, target, cut) = (record.clone(), target.clone(), ids.cut);
-                    books.pending.insert(
-                        key,
-                        Pending {
-                            record,
-                            source,
-                            target,
-                            cut,
-                        },
-                    );
-                }
-                _ => {
-                    let status = if blank { Status::Blank } else { Status::Failed };
-                    if !blank {
-                        let why = record
-                            .problem
-                            .clone()
-                            .unwrap_or_else(|| "no language is named for it".into());
-                        log::warn!("row {}: {why}", record.index);
-                        self.failed += 1;
-                    }
-                    books.add(empty_row(key, &record, source, target.unwrap_or_default(), status));
-                }
+        let Taken {
+            request,
+            pending,
+            rows,
+            why,
+        } = self.task.take(&record, wanted)?;
+        for row in rows {
+            if row.status == Status::Failed {
+                log::warn!(
+                    "row {}: {}",
+                    record.index,
+                    why.as_deref().unwrap_or("it cannot be used")
+                );
+                self.failed += 1;
             }
+            books.add(row);
         }
-        if let (Some(ids), false) = (ids, outputs.is_empty()) {
-            batch.push(Request { ids: ids.ids, outputs });
+        books.pending.extend(pending);
+        if let Some(request) = request {
+            batch.push(request);
         }
         Ok(())
     }
 
-    /// Turns a finished search into a row.
-    fn finish(&self, ctx: &mut Context, model: &dyn Network, books: &mut Books, f: Finished) -> Result<()> {
-        let Some(p) = books.pending.remove(&f.key) else {
-            return Err(anyhow!("row {} is not in flight", f.key));
+    /// Turns what has finished into a row.
+    fn finish(
+        &self,
+        ctx: &mut Context,
+        model: &dyn Model,
+        books: &mut Books<T::Pending>,
+        finished: <T::Work as Workload>::Finished,
+    ) -> Result<()> {
+        let key = self.task.key(&finished);
+        let Some(pending) = books.pending.remove(&key) else {
+            return Err(anyhow!("row {key} is not in flight"));
         };
-        let (experts, top_k) = (model.shape().experts, model.shape().top_k);
-        let h = f.hypothesis;
-        let routes = f.trace.map(|trace| {
-            trace.count(experts, &mut books.counts);
-            trace.tokens(top_k, &h.path)
-        });
-        let ended = h.ids.last().is_some_and(|id| self.model.settings.eos.contains(id));
-        let status = match (p.cut, ended) {
-            (_, false) => Status::LengthLimit,
-            (true, true) => Status::InputCut,
-            (false, true) => Status::Ok,
-        };
-        books.progress.tokens += h.ids.len() as u64 - 1;
-        books.add(Row {
-            index: f.key,
-            id: p.record.id,
-            input: p.record.text,
-            output: self.model.tokenizer.decode(&h.ids)?,
-            status,
-            score: h.score,
-            ids: h.ids[1..].to_vec(),
-            logprobs: if self.args.scores { h.logprobs } else { Vec::new() },
-            source_lang: p.source,
-            target_lang: p.target,
-            routes: routes
-                .filter(|_| self.args.routing == Some(Routing::Tokens))
-                .map(|r| RowRoutes {
-                    encoder_ids: r.encoder.0,
-                    encoder_weights: r.encoder.1,
-                    decoder_ids: r.decoder.0,
-                    decoder_weights: r.decoder.1,
-                }),
-        });
+        let mut done = self.task.finish(pending, finished)?;
+        if let Some((trace, routes)) = done.routes {
+            trace.count(model.shape().experts, &mut books.counts);
+            if self.task.run().routing == Some(Routing::Tokens) {
+                done.row.routes = Some(RowRoutes {
+                    encoder_ids: routes.encoder.0,
+                    encoder_weights: routes.encoder.1,
+                    decoder_ids: routes.decoder.0,
+                    decoder_weights: routes.decoder.1,
+                });
+            }
+        }
+        books.progress.tokens += done.tokens;
+        books.add(done.row);
         ctx.meter.lap(Lap::Output);
         Ok(())
     }
 
     /// Closes a segment with what is finished.
-    fn write(&self, ctx: &mut Context, model: &dyn Network, books: &mut Books) -> Result<()> {
+    fn write(&self, ctx: &mut Context, model: &dyn Model, books: &mut Books<T::Pending>) -> Result<()> {
         let rank = self.world_rank as u32;
-        let layout = self.args.routing.map(|_| layout(model));
+        let layout = self.task.run().routing.map(|_| layout(model));
         let counts = std::mem::take(&mut books.counts).into_iter();
         let steps: Vec<StepCounts> = counts
             .map(|((step, decoding), counts)| StepCounts {
@@ -322,8 +286,8 @@ impl Rank<'_> {
     }
 }
 
-impl Books {
-    fn new() -> Books {
+impl<P> Books<P> {
+    fn new() -> Self {
         Books {
             pending: HashMap::new(),
             rows: Vec::new(),
@@ -347,25 +311,8 @@ impl Books {
     }
 }
 
-/// The row of a record that is not translated.
-fn empty_row(index: u64, record: &Record, source_lang: String, target_lang: String, status: Status) -> Row {
-    Row {
-        index,
-        id: record.id.clone(),
-        input: record.text.clone(),
-        output: String::new(),
-        status,
-        score: 0.0,
-        ids: Vec::new(),
-        logprobs: Vec::new(),
-        source_lang,
-        target_lang,
-        routes: None,
-    }
-}
-
 /// The routing part of the results file for a model.
-fn layout(model: &dyn Network) -> RoutingLayout {
+fn layout(model: &dyn Model) -> RoutingLayout {
     let shape = model.shape();
     RoutingLayout {
         encoder_layers: shape.encoder_moe.clone(),

@@ -1,9 +1,8 @@
 //! What a run says of itself: progress on the way, a summary and a report at the end.
 
 use super::desk::Progress;
-use super::plan::{dtype_name, Model};
-use super::quality::Quality;
-use crate::cli::translate::TranslateArgs;
+use super::plan::dtype_name;
+use super::task::{Figures, Task};
 use crate::comm::{gather_texts, mpi, Comm};
 use crate::metrics::memory;
 use crate::moe::Context;
@@ -180,7 +179,10 @@ pub fn imbalance(ranks: &[RankSummary]) -> Vec<f64> {
 }
 
 /// The run report (JSON), in the shape that lm-evaluation-harness uses: results, config, versions, environment.
-pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], quality: Option<&Quality>) -> Value {
+///
+/// # Errors
+/// When the options cannot be written as JSON.
+pub fn report(task: &impl Task, ranks: &[RankSummary], figures: Option<&dyn Figures>) -> Result<Value> {
     let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
     let tokens: u64 = ranks.iter().map(|r| r.tokens).sum();
     let phases = ranks.iter().map(|r| {
@@ -196,16 +198,16 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
         .filter(|(name, _)| named(name))
         .map(|(name, value)| (name, value.into()));
     let environment: serde_json::Map<String, Value> = environment.collect();
-    json!({
+    Ok(json!({
         "results": {
             "rows": ranks.iter().map(|r| r.rows).sum::<u64>(),
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
-            "all_rows": quality.map(|q| q.tally.statuses.iter().sum::<u64>()),
-            "all_tokens": quality.map(|q| q.tally.tokens),
-            "by_status": quality.map(|q| Status::ALL.iter().zip(q.tally.statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
-            "metrics": quality.map(|q| q.figures().into_iter().map(|(n, x)| (n, json!(x))).collect::<serde_json::Map<_, _>>()),
+            "all_rows": figures.map(|q| q.tally().statuses.iter().sum::<u64>()),
+            "all_tokens": figures.map(|q| q.tally().tokens),
+            "by_status": figures.map(|q| Status::ALL.iter().zip(q.tally().statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
+            "metrics": figures.map(|q| q.figures().into_iter().map(|(n, x)| (n, json!(x))).collect::<serde_json::Map<_, _>>()),
             "cpu_seconds": ranks.iter().map(|r| r.cpu_seconds).collect::<Vec<_>>(),
             "phases": phases.collect::<Vec<_>>(),
             "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
@@ -214,8 +216,8 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
             "imbalance": imbalance(ranks),
             "experts": ranks.first().map_or(0, |r| r.loads.first().map_or(0, Vec::len)),
         },
-        "config": args,
-        "dtype": dtype_name(model.dtype),
+        "config": task.arguments()?,
+        "dtype": dtype_name(task.opened().dtype),
         "ranks": ranks.len(),
         "threads": ranks.iter().map(|r| r.threads).collect::<Vec<_>>(),
         "isa": ranks.iter().map(|r| r.isa.clone()).collect::<Vec<_>>(),
@@ -223,14 +225,20 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
         "git_hash": option_env!("SLUICE_GIT_HASH"),
         "date": jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
         "environment": environment,
-    })
+    }))
 }
 
 /// The summary for people.
 ///
 /// # Errors
 /// When it cannot be written, which is no reason to fail: the results are there.
-pub fn print(to: &mut dyn Write, ranks: &[RankSummary], quality: Option<&Quality>, kept: u64) -> std::io::Result<()> {
+pub fn print(
+    to: &mut dyn Write,
+    task: &impl Task,
+    ranks: &[RankSummary],
+    figures: Option<&dyn Figures>,
+    kept: u64,
+) -> std::io::Result<()> {
     let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
     let (rows, tokens) = (
         ranks.iter().map(|r| r.rows).sum::<u64>(),
@@ -244,11 +252,12 @@ pub fn print(to: &mut dyn Write, ranks: &[RankSummary], quality: Option<&Quality
     )?;
     writeln!(
         to,
-        "tokens      {tokens} generated, {rate:.0} tokens/s on {} ranks",
+        "tokens      {tokens} {}, {rate:.0} tokens/s on {} ranks",
+        task.tokens(),
         ranks.len()
     )?;
-    if let Some(q) = quality {
-        let named = Status::ALL.iter().zip(q.tally.statuses).filter(|(_, n)| *n > 0);
+    if let Some(q) = figures {
+        let named = Status::ALL.iter().zip(q.tally().statuses).filter(|(_, n)| *n > 0);
         writeln!(
             to,
             "by status   {}",

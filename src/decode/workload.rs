@@ -1,0 +1,62 @@
+//! What a rank's running batch looks like from outside, whatever it does with its rows.
+
+use super::batch::{Batch, Finished, Request};
+use crate::model::Model;
+use crate::moe::Context;
+
+/// Rows on their way through the model on one rank. What it says of itself goes into the group's reports
+/// ([`super::lockstep`]); its calls are collective.
+pub trait Workload {
+    /// A row that is taken on.
+    type Request;
+    /// What comes of it.
+    type Finished;
+    /// Takes a row on.
+    fn push(&mut self, request: Self::Request);
+    /// Rows to ask for.
+    fn wants(&self) -> u32;
+    /// Tokens that wait to be read.
+    fn waiting(&self) -> usize;
+    /// Outputs being decoded.
+    fn active(&self) -> usize;
+    /// Room for tokens to read.
+    fn budget(&self) -> usize;
+    /// Reads what waits, in `calls` portions; `step` numbers the group's steps.
+    fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Self::Finished>;
+    /// Decodes every output one token further.
+    fn step(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64) -> Vec<Self::Finished>;
+}
+
+impl Workload for Batch {
+    type Request = Request;
+    type Finished = Finished;
+
+    fn push(&mut self, request: Request) {
+        Batch::push(self, request);
+    }
+
+    fn wants(&self) -> u32 {
+        Batch::wants(self)
+    }
+
+    fn waiting(&self) -> usize {
+        Batch::waiting(self)
+    }
+
+    fn active(&self) -> usize {
+        Batch::active(self)
+    }
+
+    fn budget(&self) -> usize {
+        Batch::budget(self)
+    }
+
+    fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Finished> {
+        self.encode(ctx, model, step, calls);
+        Vec::new()
+    }
+
+    fn step(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64) -> Vec<Finished> {
+        Batch::step(self, ctx, model, step)
+    }
+}

@@ -1,0 +1,136 @@
+//! What tells one job over a corpus from another.
+
+use super::plan::Opened;
+use crate::cli::run::RunArgs;
+use crate::corpus::{Record, Scan};
+use crate::decode::trace::{TokenRoutes, Trace};
+use crate::decode::workload::Workload;
+use crate::model::Model;
+use crate::results::{Judge, Row, Tally};
+use anyhow::Result;
+use serde_json::Value;
+use std::path::Path;
+
+/// A job over a corpus: its options, its checkpoint, and what it does with a row. Every rank has one.
+pub trait Task {
+    /// What runs on each rank.
+    type Work: Workload;
+    /// What is kept of a row while it is under way.
+    type Pending;
+
+    /// `translate`, `score`, ...
+    fn name(&self) -> &'static str;
+    /// What its tokens are: generated, scored.
+    fn tokens(&self) -> &'static str;
+    /// The options that all jobs have.
+    fn run(&self) -> &RunArgs;
+    /// All options, as results and report show them.
+    fn arguments(&self) -> Result<Value>;
+    /// The input.
+    fn input(&self) -> &Path;
+    /// The checkpoint.
+    fn opened(&self) -> &Opened;
+    /// Outputs of each record: output `i` belongs to record `i / outputs`.
+    fn outputs(&self) -> u64;
+    /// What results depend on, besides input, checkpoint and the options that all jobs have.
+    fn fields(&self) -> Vec<(&'static str, Value)>;
+    /// Looks at options before the input is read; on rank 0.
+    ///
+    /// # Errors
+    /// What is to be refused.
+    fn check(&self) -> Result<()>;
+    /// Looks at what the scan has found; on rank 0.
+    ///
+    /// # Errors
+    /// What is to be refused.
+    fn examine(&self, scan: &Scan) -> Result<()>;
+    /// What the user should know before the run; on rank 0.
+    fn warnings(&self) -> Vec<String>;
+    /// The running batch and the bytes that its caches may come to hold. The same on every rank.
+    ///
+    /// # Errors
+    /// When the memory doesn't do.
+    fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Self::Work>>;
+    /// Takes a record on for its outputs `wanted`.
+    ///
+    /// # Errors
+    /// What ends the job; a row that cannot be used is a row with a status.
+    fn take(&self, record: &Record, wanted: &[usize]) -> Result<Taken<Self>>;
+    /// The key that [`take`](Task::take) gave to what has finished.
+    fn key(&self, finished: &<Self::Work as Workload>::Finished) -> u64;
+    /// Turns what has finished into a row.
+    ///
+    /// # Errors
+    /// What ends the job.
+    fn finish(&self, pending: Self::Pending, finished: <Self::Work as Workload>::Finished) -> Result<Done>;
+    /// What is computed over all rows as the file is put together.
+    ///
+    /// # Errors
+    /// When a file that it reads cannot be opened.
+    fn figures(&self) -> Result<Box<dyn Figures>>;
+}
+
+/// Where a running batch is to find room.
+pub struct Place {
+    /// Bytes of memory that a rank may still take: the least of all ranks.
+    pub room: u64,
+    /// Ranks that hold the model together.
+    pub ranks: usize,
+    /// About how many tokens a row has.
+    pub mean_tokens: usize,
+    /// Whether this rank says what is planned.
+    pub speaks: bool,
+}
+
+/// A running batch that is planned.
+pub struct Planned<W> {
+    /// The batch.
+    pub work: W,
+    /// Bytes that its caches may come to hold.
+    pub caches: u64,
+    /// What is in flight, in words.
+    pub in_flight: String,
+}
+
+/// What a job makes of a record that comes in.
+pub struct Taken<T: Task + ?Sized> {
+    /// What the batch is to do.
+    pub request: Option<<T::Work as Workload>::Request>,
+    /// Outputs that are under way with it, by key.
+    pub pending: Vec<(u64, T::Pending)>,
+    /// Rows that are finished at once: blank ones, and those that cannot be used.
+    pub rows: Vec<Row>,
+    /// Why those cannot be used that cannot.
+    pub why: Option<String>,
+}
+
+impl<T: Task + ?Sized> Default for Taken<T> {
+    fn default() -> Self {
+        Taken {
+            request: None,
+            pending: Vec::new(),
+            rows: Vec::new(),
+            why: None,
+        }
+    }
+}
+
+/// A finished row.
+pub struct Done {
+    /// The row, without routes.
+    pub row: Row,
+    /// What the experts did, where it is kept, and the routes of the row's own tokens.
+    pub routes: Option<(Trace, TokenRoutes)>,
+    /// Tokens that count for the speed.
+    pub tokens: u64,
+}
+
+/// What is computed over all rows, in order, as the file is put together.
+pub trait Figures {
+    /// Rows by status, and tokens.
+    fn tally(&self) -> &Tally;
+    /// Figures for people: name and value.
+    fn figures(&self) -> Vec<(String, f64)>;
+    /// What the rows are shown to.
+    fn judge(&mut self) -> &mut dyn Judge;
+}
