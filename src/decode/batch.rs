@@ -4,7 +4,7 @@
 use super::candidates::{candidates, ruled_out, Candidate};
 use super::limits::Limits;
 use super::lockstep::portions;
-use super::search::{Hypothesis, Search, Settings};
+use super::search::{Bounds, Hypothesis, Search, Settings};
 use super::slots::{Place, Slots};
 use super::trace::{Trace, Visit};
 use crate::device::{KeyRows, Tops};
@@ -110,10 +110,10 @@ impl Head {
     }
 
     /// Asks for the candidates to follow `ids`, whose hidden state is `row`.
-    fn want(&mut self, whose: (usize, usize), row: &[f32], settings: &Settings, ids: &[u32]) {
+    fn want(&mut self, whose: (usize, usize), row: &[f32], settings: &Settings, bounds: &Bounds, ids: &[u32]) {
         self.wanted.push(whose);
         self.rows.extend_from_slice(row);
-        ruled_out(settings, ids, &mut self.ruled_out.all);
+        ruled_out(settings, bounds, &[], ids, &mut self.ruled_out.all);
         self.ruled_out.ends.push(self.ruled_out.all.len());
     }
 }
@@ -261,7 +261,7 @@ impl Batch {
             first += tokens;
             let source = self.add_source(place.source, request.outputs.len());
             for (output, own) in request.outputs.into_iter().zip(place.own) {
-                let search = Search::new(&self.settings, output.forced);
+                let search = Search::new(&self.settings, self.settings.bounds(output.forced));
                 let credits_source = output.credits_source;
                 let trace = visit.clone().map(|encoder| Trace {
                     credits_source,
@@ -328,7 +328,8 @@ impl Batch {
             for r in 0..d.search.rows() {
                 if d.search.forced().is_none() {
                     let row = &hidden[at * width..(at + 1) * width];
-                    self.head.want((i, r), row, &self.settings, d.search.ids(r));
+                    self.head
+                        .want((i, r), row, &self.settings, d.search.bounds(), d.search.ids(r));
                 }
                 at += 1;
             }
@@ -372,7 +373,14 @@ impl Batch {
         for (i, &(d, r)) in head.wanted.iter().enumerate() {
             let decoding = &self.active[d];
             let (ids, offered) = (decoding.search.ids(r), &mut head.offered.all);
-            let found = candidates(&self.settings, ids, tops.log_sum(i), tops.best(i), offered);
+            let found = candidates(
+                &self.settings,
+                decoding.search.bounds(),
+                ids,
+                tops.log_sum(i),
+                tops.best(i),
+                offered,
+            );
             head.offered.ends.push(head.offered.all.len());
             let row = decoding.output.key / self.limits.per_sentence as u64;
             if let Err(error) = found {
@@ -401,14 +409,17 @@ impl Batch {
         let mut still = Vec::with_capacity(self.active.len());
         for mut d in std::mem::take(&mut self.active) {
             let ended = match d.search.forced() {
-                Some(token) => d
-                    .search
-                    .advance(&self.settings, &[&[Candidate { token, logprob: 0.0 }]]),
+                Some(token) => {
+                    d.search
+                        .advance(&self.settings, &[&[Candidate { token, logprob: 0.0 }]], &mut |_, _| {
+                            false
+                        })
+                }
                 None => {
                     let rows = next..next + d.search.rows();
                     next = rows.end;
                     let choices: Vec<&[Candidate]> = rows.map(|row| self.head.offered.row(row)).collect();
-                    d.search.advance(&self.settings, &choices)
+                    d.search.advance(&self.settings, &choices, &mut |_, _| false)
                 }
             };
             match ended {

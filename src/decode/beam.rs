@@ -1,7 +1,7 @@
 //! Beam search as Hugging Face's `generate` does it (ARCHITECTURES "Generation").
 
 use super::candidates::Candidate;
-use super::search::{EarlyStopping, Hypothesis, Settings};
+use super::search::{Bounds, EarlyStopping, Hypothesis, Settings, Stop};
 
 /// A hypothesis that still grows.
 #[derive(Clone, Debug)]
@@ -20,15 +20,15 @@ pub struct Beams {
     /// Best first, at most as many as beams.
     finished: Vec<Hypothesis>,
     improving: bool,
-    forced: Option<u32>,
+    bounds: Bounds,
 }
 
 impl Beams {
     /// A search that has only the start token. Until hypotheses differ there is just one: Hugging Face starts the
     /// others at -1e9, where they never win.
-    pub fn new(settings: &Settings, forced: Option<u32>) -> Beams {
+    pub fn new(bounds: Bounds) -> Beams {
         let first = Running {
-            ids: vec![settings.start],
+            ids: vec![bounds.start],
             logprobs: Vec::new(),
             path: Vec::new(),
             sum: 0.0,
@@ -37,7 +37,7 @@ impl Beams {
             running: vec![first],
             finished: Vec::new(),
             improving: true,
-            forced,
+            bounds,
         }
     }
 
@@ -56,22 +56,31 @@ impl Beams {
         &self.running[row].path
     }
 
-    /// The token that must come next.
-    pub fn forced(&self) -> Option<u32> {
-        self.forced.filter(|_| self.running[0].ids.len() == 1)
+    /// Where the output begins and how long it may be.
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// One step: extends the hypotheses by the best of their candidates; the result once the search has ended.
-    pub fn advance(&mut self, settings: &Settings, candidates: &[impl AsRef<[Candidate]>]) -> Option<Hypothesis> {
+    pub fn advance(
+        &mut self,
+        settings: &Settings,
+        candidates: &[impl AsRef<[Candidate]>],
+        stop: &mut Stop,
+    ) -> Option<Hypothesis> {
         let beams = settings.beams;
         let best = self.best(settings.candidates(), candidates);
         let length = self.running[0].ids.len() + 1;
-        let ends = |c: &Candidate| settings.eos.contains(&c.token) || length >= settings.max_length;
+        let mut ends = |row: usize, c: Candidate| {
+            let stops = stop(&self.running[row].ids[1..], c.token);
+            stops || settings.eos.contains(&c.token) || length >= self.bounds.max_length
+        };
+        let ends: Vec<bool> = best.iter().map(|&(_, row, c)| ends(row, c)).collect();
         let full_early = settings.early_stopping == EarlyStopping::True && self.finished.len() == beams;
-        let all_end = best.iter().all(|(_, _, c)| ends(c));
+        let all_end = ends.iter().all(|&e| e);
         if self.improving && !full_early {
-            let ending = best.iter().take(beams).filter(|(_, _, c)| ends(c));
-            for &(sum, row, c) in ending {
+            let ending = best.iter().zip(&ends).take(beams).filter(|(_, &ends)| ends);
+            for (&(sum, row, c), _) in ending {
                 let score = sum / power(length - 1, settings.length_penalty);
                 let h = self.running[row].extended(row, c, sum);
                 self.finished.push(Hypothesis {
@@ -85,14 +94,14 @@ impl Beams {
             self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
             self.finished.truncate(beams);
         }
-        let growing = best.iter().filter(|(_, _, c)| !ends(c)).take(beams);
+        let growing = best.iter().zip(&ends).filter(|(_, &ends)| !ends).take(beams);
         let next: Vec<Running> = growing
-            .map(|&(sum, row, c)| self.running[row].extended(row, c, sum))
+            .map(|(&(sum, row, c), _)| self.running[row].extended(row, c, sum))
             .collect();
         let full = self.finished.len() == beams;
         if let (true, Some(front)) = (full, next.first()) {
             let never = settings.early_stopping == EarlyStopping::Never && settings.length_penalty > 0.0;
-            let hoped = if never { settings.max_length - 1 } else { length - 1 };
+            let hoped = if never { self.bounds.max_length - 1 } else { length - 1 };
             let hope = front.sum / power(hoped, settings.length_penalty);
             self.improving &= hope > self.finished[beams - 1].score;
         }
@@ -146,6 +155,7 @@ fn power(length: usize, penalty: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::search::Search;
     use super::*;
 
     fn settings(beams: usize, max_length: usize) -> Settings {
@@ -156,8 +166,8 @@ mod tests {
     fn offers(ids: &[u32], count: usize) -> Vec<Candidate> {
         let last = ids[ids.len() - 1] as usize;
         let weight = |t: usize| 1.0 + ((last * 7 + t * 5 + ids.len() * 3) % 11) as f32;
-        let total: f32 = (1..8).map(weight).sum();
-        let mut all: Vec<Candidate> = (1..8)
+        let total: f32 = (1..12).map(weight).sum();
+        let mut all: Vec<Candidate> = (1..12)
             .map(|t| Candidate {
                 token: t as u32,
                 logprob: (weight(t) / total).ln(),
@@ -168,24 +178,32 @@ mod tests {
         all
     }
 
+    /// Stands for a stop string, which may be in an output's text from the second token on.
+    fn stops(generated: &[u32], next: u32, often: u32) -> bool {
+        generated.last().is_some_and(|last| (last + next) % 9 < often)
+    }
+
     /// The reference's algorithm, with its -1e9 beams, on plain lists.
-    fn slowly(s: &Settings) -> (f32, Vec<u32>) {
+    fn slowly(s: &Settings, b: Bounds, often: u32) -> (f32, Vec<u32>) {
         let nb = s.beams;
         let mut run: Vec<(f32, Vec<u32>)> = (0..nb)
-            .map(|i| (if i == 0 { 0.0 } else { -1e9 }, vec![s.start]))
+            .map(|i| (if i == 0 { 0.0 } else { -1e9 }, vec![b.start]))
             .collect();
         let (mut done, mut improving): (Vec<(f32, Vec<u32>)>, bool) = (Vec::new(), true);
         loop {
             let cur = run[0].1.len();
             let mut all: Vec<(f32, Vec<u32>)> = Vec::new();
             for (score, ids) in &run {
-                for c in offers(ids, 7) {
+                for c in offers(ids, 11) {
                     all.push((score + c.logprob, [ids.clone(), vec![c.token]].concat()));
                 }
             }
             all.sort_by(|a, b| b.0.total_cmp(&a.0));
             all.truncate(2 * nb);
-            let fin = |q: &[u32]| s.eos.contains(&q[q.len() - 1]) || q.len() >= s.max_length;
+            let fin = |q: &[u32]| {
+                let (next, before) = q[1..].split_last().unwrap();
+                s.eos.contains(next) || q.len() >= b.max_length || stops(before, *next, often)
+            };
             if improving && !(s.early_stopping == EarlyStopping::True && done.len() == nb) {
                 let ending = all.iter().take(nb).filter(|c| fin(&c.1));
                 done.extend(ending.map(|(v, q)| (v / (cur as f32).powf(s.length_penalty), q.clone())));
@@ -201,7 +219,7 @@ mod tests {
             run.truncate(nb);
             if done.len() == nb {
                 let n = if s.early_stopping == EarlyStopping::Never {
-                    s.max_length - 1
+                    b.max_length - 1
                 } else {
                     cur
                 };
@@ -215,46 +233,56 @@ mod tests {
 
     #[test]
     fn agrees_with_the_reference_algorithm() {
-        for beams in [2, 3, 4] {
-            for max_length in [2, 3, 6, 12] {
-                for early in [EarlyStopping::False, EarlyStopping::True, EarlyStopping::Never] {
-                    for penalty in [1.0, 0.6, 2.0] {
-                        let s = Settings {
-                            early_stopping: early,
-                            length_penalty: penalty,
-                            ..settings(beams, max_length)
-                        };
-                        let mut search = Beams::new(&s, None);
-                        let found = loop {
-                            let all: Vec<Vec<Candidate>> = (0..search.rows())
-                                .map(|r| offers(search.ids(r), s.candidates()))
-                                .collect();
-                            if let Some(h) = search.advance(&s, &all) {
-                                break h;
-                            }
-                        };
-                        let (score, ids) = slowly(&s);
-                        assert_eq!(
-                            found.ids, ids,
-                            "{beams} beams, {max_length} tokens, {early:?}, {penalty}"
-                        );
-                        assert!((found.score - score).abs() < 1e-5);
-                        assert_eq!((found.path.len(), found.logprobs.len()), (ids.len() - 1, ids.len() - 1));
-                    }
+        let mut stopped = 0;
+        let starts = (0..40).map(|i| (2 + i % 3, [2, 3, 6, 12][i / 3 % 4], 2 + i as u32));
+        for (beams, max_length, start) in starts {
+            for early in [EarlyStopping::False, EarlyStopping::True, EarlyStopping::Never] {
+                for (penalty, often) in [1.0, 0.6, 2.0].into_iter().flat_map(|p| [0, 2, 5].map(|o| (p, o))) {
+                    // The caches may have room for more than this output takes, and it begins where its prompt ends.
+                    let s = Settings {
+                        early_stopping: early,
+                        length_penalty: penalty,
+                        ..settings(beams, 20)
+                    };
+                    let bounds = Bounds {
+                        start,
+                        max_length,
+                        ..s.bounds(None)
+                    };
+                    let mut search = Beams::new(bounds);
+                    let found = loop {
+                        let all: Vec<Vec<Candidate>> = (0..search.rows())
+                            .map(|r| offers(search.ids(r), s.candidates()))
+                            .collect();
+                        if let Some(h) = search.advance(&s, &all, &mut |ids, next| stops(ids, next, often)) {
+                            break h;
+                        }
+                    };
+                    let (score, ids) = slowly(&s, bounds, often);
+                    assert_eq!(
+                        found.ids, ids,
+                        "{beams} beams, {max_length} tokens, {early:?}, {penalty}, {often}"
+                    );
+                    assert!((found.score - score).abs() < 1e-5);
+                    assert_eq!((found.path.len(), found.logprobs.len()), (ids.len() - 1, ids.len() - 1));
+                    let (last, before) = ids[1..].split_last().unwrap();
+                    stopped += (ids.len() < max_length && *last != 1 && stops(before, *last, often)) as usize;
                 }
             }
         }
+        assert!(stopped > 10, "{stopped} outputs ended by a stop string");
     }
 
     #[test]
     fn a_forced_token_costs_nothing_and_comes_first() {
         let s = settings(2, 5);
-        let mut search = Beams::new(&s, Some(6));
+        let mut search = Search::new(&s, s.bounds(Some(6)));
         assert_eq!(search.forced(), Some(6));
-        let forced = [vec![Candidate { token: 6, logprob: 0.0 }]];
-        assert!(search.advance(&s, &forced).is_none());
+        let forced = [Candidate { token: 6, logprob: 0.0 }];
+        let never = &mut |_: &[u32], _| false;
+        assert!(search.advance(&s, &[&forced], never).is_none());
         assert_eq!((search.rows(), search.forced()), (1, None));
-        assert!(search.advance(&s, &[offers(search.ids(0), 4)]).is_none());
+        assert!(search.advance(&s, &[&offers(search.ids(0), 4)], never).is_none());
         assert_eq!(search.rows(), 2);
         assert_eq!(&search.ids(1)[..2], [0, 6]);
     }

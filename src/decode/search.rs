@@ -20,7 +20,7 @@ pub enum EarlyStopping {
 pub struct Settings {
     /// Beams; 1 is greedy search.
     pub beams: usize,
-    /// Tokens of the longest output, the start token included.
+    /// Tokens of the longest output there may be, the start token included; an output's own [`Bounds`] may be tighter.
     pub max_length: usize,
     /// Below this length no end of sentence is allowed, the start token included.
     pub min_length: usize,
@@ -32,13 +32,41 @@ pub struct Settings {
     pub forced_eos: Option<u32>,
     /// No sequence of this many tokens comes twice; 0 is off.
     pub no_repeat_ngram: usize,
-    /// First token of every output.
+    /// The decoder's start token, the first of every output of an encoder-decoder model.
     pub start: u32,
     /// Tokens that end a sentence.
     pub eos: Vec<u32>,
 }
 
+/// Where one output begins and how long it may be. Lengths count from the start token on, itself included; in
+/// decoder-only models that is the prompt's last token, so a length is one more than the tokens that are generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Its first token: the decoder's start token, or the prompt's last one.
+    pub start: u32,
+    /// The token that must come second, whatever the model says (the target language).
+    pub forced: Option<u32>,
+    /// Tokens of the output when it ends at the latest; at most [`Settings::max_length`], which the caches have room for.
+    pub max_length: usize,
+    /// Below this length no end of sentence is allowed.
+    pub min_length: usize,
+}
+
+/// Whether an output ends for a reason of its own (a stop string): is given the tokens generated before, without the
+/// start token, and the one that comes now.
+pub type Stop<'a> = dyn FnMut(&[u32], u32) -> bool + 'a;
+
 impl Settings {
+    /// The bounds of an output that has none of its own, behind the decoder's start token.
+    pub fn bounds(&self, forced: Option<u32>) -> Bounds {
+        Bounds {
+            start: self.start,
+            forced,
+            max_length: self.max_length,
+            min_length: self.min_length,
+        }
+    }
+
     /// Cache rows of an output at full length: one for each token that is read, for each beam.
     pub fn slot_rows(&self) -> usize {
         self.max_length.saturating_sub(1).max(1).saturating_mul(self.beams)
@@ -94,11 +122,19 @@ pub enum Search {
 }
 
 impl Search {
-    /// A search that has only the start token, `forced` being the token that must come next.
-    pub fn new(settings: &Settings, forced: Option<u32>) -> Search {
+    /// A search that has only the start token.
+    pub fn new(settings: &Settings, bounds: Bounds) -> Search {
         match settings.beams {
-            1 => Search::Greedy(Greedy::new(settings, forced)),
-            _ => Search::Beam(Beams::new(settings, forced)),
+            1 => Search::Greedy(Greedy::new(bounds)),
+            _ => Search::Beam(Beams::new(bounds)),
+        }
+    }
+
+    /// Where the output begins and how long it may be.
+    pub fn bounds(&self) -> &Bounds {
+        match self {
+            Search::Greedy(g) => g.bounds(),
+            Search::Beam(b) => b.bounds(),
         }
     }
 
@@ -128,17 +164,14 @@ impl Search {
 
     /// The token that must come next, whatever the model says.
     pub fn forced(&self) -> Option<u32> {
-        match self {
-            Search::Greedy(g) => g.forced(),
-            Search::Beam(b) => b.forced(),
-        }
+        self.bounds().forced.filter(|_| self.ids(0).len() == 1)
     }
 
     /// Takes each row's candidates, best first; the result once the search has ended.
-    pub fn advance(&mut self, settings: &Settings, candidates: &[&[Candidate]]) -> Option<Hypothesis> {
+    pub fn advance(&mut self, settings: &Settings, candidates: &[&[Candidate]], stop: &mut Stop) -> Option<Hypothesis> {
         match self {
-            Search::Greedy(g) => g.advance(settings, candidates[0][0]),
-            Search::Beam(b) => b.advance(settings, candidates),
+            Search::Greedy(g) => g.advance(settings, candidates[0][0], stop),
+            Search::Beam(b) => b.advance(settings, candidates, stop),
         }
     }
 }
