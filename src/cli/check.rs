@@ -248,7 +248,10 @@ mod tests {
         assert_eq!(args.target, ["c"]);
         assert_eq!(translate("-o o --scores in").unwrap().input, Path::new("in"));
         assert_eq!(
-            translate("- -o o --length-penalty -1").unwrap().generation.length_penalty,
+            translate("- -o o --length-penalty -1")
+                .unwrap()
+                .generation
+                .length_penalty,
             Some(-1.0)
         );
     }

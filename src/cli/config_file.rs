@@ -226,10 +226,17 @@ mod tests {
     #[test]
     fn keys_are_flags_and_the_command_line_wins() {
         let args = translate(WHOLE, "").unwrap();
-        assert_eq!((args.run.model.to_str(), args.run.output.to_str()), (Some("m"), Some("o.h5")));
+        assert_eq!(
+            (args.run.model.to_str(), args.run.output.to_str()),
+            (Some("m"), Some("o.h5"))
+        );
         assert_eq!(args.target, ["fra_Latn", "deu_Latn"]);
         assert_eq!(
-            (args.generation.num_beams, args.generation.length_penalty, args.run.segment_seconds),
+            (
+                args.generation.num_beams,
+                args.generation.length_penalty,
+                args.run.segment_seconds
+            ),
             (Some(4), Some(-1.0), 2.5)
         );
         assert_eq!(
@@ -243,7 +250,10 @@ mod tests {
             "--num-beams 1 --target spa_Latn --scores=false --overwrite -m other",
         )
         .unwrap();
-        assert_eq!((args.generation.num_beams, args.target), (Some(1), vec!["spa_Latn".to_owned()]));
+        assert_eq!(
+            (args.generation.num_beams, args.target),
+            (Some(1), vec!["spa_Latn".to_owned()])
+        );
         assert!(!args.generation.scores && args.run.overwrite);
         assert_eq!(args.run.model, Path::new("other"));
         assert_eq!(args.source.as_deref(), Some("eng_Latn"));

@@ -15,22 +15,24 @@ use crate::moe::Context;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// A sentence to translate, into one or several outputs.
+/// A source to go on from, with one or several outputs: a sentence to translate, or a prompt.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Source tokens, specials included.
+    /// Source tokens, specials included; for a decoder-only model the prompt, of one token at least.
     pub ids: Vec<u32>,
     /// What is wanted of it.
     pub outputs: Vec<Output>,
 }
 
-/// An output of a sentence.
-#[derive(Clone, Debug)]
+/// An output of a source.
+#[derive(Clone, Debug, Default)]
 pub struct Output {
     /// The caller's number for it.
     pub key: u64,
     /// First token of the output, if it is given (the target language).
     pub forced: Option<u32>,
+    /// Tokens it may come to at most, where that is less than for all ([`Settings::max_length`]).
+    pub most: Option<usize>,
     /// Whether the routes of the source are credited to this output.
     pub credits_source: bool,
 }
@@ -59,6 +61,8 @@ struct Decoding {
 /// Source rows that several outputs may share.
 struct SourceInUse {
     rows: Range<usize>,
+    /// The prompt without its last token, for a decoder-only model.
+    prompt: Vec<u32>,
     users: usize,
 }
 
@@ -109,12 +113,47 @@ impl Head {
         self.offered.clear();
     }
 
-    /// Asks for the candidates to follow `ids`, whose hidden state is `row`.
-    fn want(&mut self, whose: (usize, usize), row: &[f32], settings: &Settings, bounds: &Bounds, ids: &[u32]) {
+    /// Asks for the candidates to follow `before` and `ids`, whose hidden state is `row`.
+    fn want(
+        &mut self,
+        whose: (usize, usize),
+        row: &[f32],
+        settings: &Settings,
+        bounds: &Bounds,
+        [before, ids]: [&[u32]; 2],
+    ) {
         self.wanted.push(whose);
         self.rows.extend_from_slice(row);
-        ruled_out(settings, bounds, &[], ids, &mut self.ruled_out.all);
+        ruled_out(settings, bounds, before, ids, &mut self.ruled_out.all);
         self.ruled_out.ends.push(self.ruled_out.all.len());
+    }
+}
+
+/// What becomes of a source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reading {
+    /// It is encoded, into the cross caches.
+    Encoder,
+    /// But for its last token, it goes into the cache of the decoder's own tokens, behind this row; the last token is
+    /// the start of its outputs.
+    Prompt(usize),
+}
+
+impl Reading {
+    /// Tokens of a source that are read ahead of decoding.
+    fn ahead<'a>(self, ids: &'a [u32]) -> &'a [u32] {
+        match self {
+            Reading::Encoder => ids,
+            Reading::Prompt(_) => &ids[..ids.len().saturating_sub(1)],
+        }
+    }
+
+    /// Where the rows of a span begin.
+    fn first(self, span: &Range<usize>) -> usize {
+        match self {
+            Reading::Encoder => span.start,
+            Reading::Prompt(behind) => behind + span.start,
+        }
     }
 }
 
@@ -122,7 +161,9 @@ impl Head {
 pub struct Batch {
     settings: Settings,
     limits: Limits,
-    /// Cross rows that there are: the budget, or one longer sentence.
+    /// Where sources lie.
+    reading: Reading,
+    /// Rows for sources that there are: the budget, or one longer source.
     capacity: usize,
     slots: Slots,
     caches: Caches,
@@ -142,9 +183,15 @@ impl Batch {
     /// An empty batch for a model.
     pub fn new(settings: Settings, limits: Limits, model: &dyn Model) -> Batch {
         let (shape, slot) = (model.shape(), settings.slot_rows());
+        let own = limits.outputs * slot;
+        let (reading, own_rows) = match shape.encoder {
+            true => (Reading::Encoder, own),
+            false => (Reading::Prompt(own), own + limits.tokens),
+        };
         Batch {
+            reading,
             slots: Slots::new(limits.outputs, slot, limits.tokens),
-            caches: Caches::new(model.cache_type(), shape, limits.outputs * slot, limits.tokens),
+            caches: Caches::new(model.cache_type(), shape, own_rows, limits.tokens),
             d_model: shape.d_model,
             settings,
             capacity: limits.tokens,
@@ -204,7 +251,7 @@ impl Batch {
     /// Gives places to queued sentences, in order, as far as there is room.
     fn place(&mut self) {
         while let Some(request) = self.queue.front() {
-            let (tokens, outputs) = (request.ids.len(), request.outputs.len());
+            let (tokens, outputs) = (self.reading.ahead(&request.ids).len(), request.outputs.len());
             if self.is_idle() {
                 if tokens > self.capacity {
                     self.widen(tokens);
@@ -220,12 +267,15 @@ impl Batch {
         }
     }
 
-    /// Room for a single sentence longer than the budget; nothing is in flight now.
+    /// Room for a single source longer than the budget; nothing is in flight now.
     fn widen(&mut self, tokens: usize) {
         let slot = self.settings.slot_rows();
         self.capacity = tokens;
         self.slots = Slots::new(self.limits.outputs, slot, tokens);
-        self.caches.replace_cross(tokens);
+        match self.reading {
+            Reading::Encoder => self.caches.replace_cross(tokens),
+            Reading::Prompt(behind) => self.caches.replace_own(behind + tokens),
+        }
     }
 
     /// Encodes what waits, in `calls` portions of about as many tokens; collective, with nothing where nothing waits, as
@@ -247,21 +297,29 @@ impl Batch {
         let sources: Vec<SourceRow> = placed
             .iter()
             .map(|(r, p)| SourceRow {
-                ids: &r.ids,
-                first: p.source.start,
+                ids: self.reading.ahead(&r.ids),
+                first: self.reading.first(&p.source),
             })
             .collect();
         model.read(ctx, &sources, &mut self.caches);
-        let layers = model.shape().encoder_moe.len();
+        let layers = match self.reading {
+            Reading::Encoder => model.shape().encoder_moe.len(),
+            Reading::Prompt(_) => model.shape().decoder_moe.len(),
+        };
         let mut first = 0;
-        for (request, place) in placed {
-            let tokens = request.ids.len();
+        for (mut request, place) in placed {
+            let tokens = self.reading.ahead(&request.ids).len();
             let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
             let visit = routes.map(|r| Visit::of(step, &r[..layers], first, tokens));
             first += tokens;
-            let source = self.add_source(place.source, request.outputs.len());
+            let start = match self.reading {
+                Reading::Encoder => None,
+                Reading::Prompt(_) => request.ids.pop(),
+            };
+            let prompt = if start.is_some() { request.ids } else { Vec::new() };
+            let source = self.add_source(place.source, prompt, request.outputs.len());
             for (output, own) in request.outputs.into_iter().zip(place.own) {
-                let search = Search::new(&self.settings, self.settings.bounds(output.forced));
+                let search = Search::new(&self.settings, self.bounds(&output, start));
                 let credits_source = output.credits_source;
                 let trace = visit.clone().map(|encoder| Trace {
                     credits_source,
@@ -279,8 +337,20 @@ impl Batch {
         }
     }
 
-    fn add_source(&mut self, rows: Range<usize>, users: usize) -> usize {
-        let source = SourceInUse { rows, users };
+    /// Where an output begins and how long it may be.
+    fn bounds(&self, output: &Output, start: Option<u32>) -> Bounds {
+        let all = self.settings.bounds(output.forced);
+        let max_length = output.most.map_or(all.max_length, |most| all.max_length.min(most + 1));
+        Bounds {
+            start: start.unwrap_or(all.start),
+            max_length,
+            min_length: all.min_length.min(max_length),
+            ..all
+        }
+    }
+
+    fn add_source(&mut self, rows: Range<usize>, prompt: Vec<u32>, users: usize) -> usize {
+        let source = SourceInUse { rows, prompt, users };
         match self.sources.iter().position(|s| s.users == 0) {
             Some(free) => {
                 self.sources[free] = source;
@@ -301,19 +371,31 @@ impl Batch {
         let mut tables_left = tables.iter();
         for d in &self.active {
             let source = &self.sources[d.source].rows;
+            let source = (self.reading.first(source), source.len());
             for r in 0..d.search.rows() {
                 let ids = d.search.ids(r);
-                let position = ids.len() - 1;
-                let keys = match beams {
-                    1 => KeyRows::Range(d.own, ids.len()),
-                    _ => KeyRows::Table(tables_left.next().expect("a table a row")),
+                let last = ids.len() - 1;
+                let (position, keys) = match (self.reading, beams) {
+                    (Reading::Encoder, 1) => (last, KeyRows::Range(d.own, ids.len())),
+                    (Reading::Encoder, _) => (last, KeyRows::Table(tables_left.next().expect("a table a row"))),
+                    (Reading::Prompt(_), 1) => {
+                        let keys = KeyRows::Joined {
+                            first: source.0,
+                            count: source.1,
+                            then: d.own,
+                            more: ids.len(),
+                        };
+                        (source.1 + last, keys)
+                    }
+                    (Reading::Prompt(_), _) => {
+                        let keys = KeyRows::Table(tables_left.next().expect("a table a row"));
+                        (source.1 + last, keys)
+                    }
                 };
-                let row = d.own + position * beams + r;
-                let source = (source.start, source.len());
                 rows.push(DecodeRow {
-                    token: ids[position],
+                    token: ids[last],
                     position,
-                    row,
+                    row: d.own + last * beams + r,
                     keys,
                     source,
                 });
@@ -328,8 +410,13 @@ impl Batch {
             for r in 0..d.search.rows() {
                 if d.search.forced().is_none() {
                     let row = &hidden[at * width..(at + 1) * width];
-                    self.head
-                        .want((i, r), row, &self.settings, d.search.bounds(), d.search.ids(r));
+                    self.head.want(
+                        (i, r),
+                        row,
+                        &self.settings,
+                        d.search.bounds(),
+                        [&self.sources[d.source].prompt, d.search.ids(r)],
+                    );
                 }
                 at += 1;
             }
@@ -344,18 +431,24 @@ impl Batch {
         self.advance()
     }
 
-    /// Cache rows of every hypothesis' tokens, the one about to be decoded last; none for greedy search, whose rows
-    /// lie side by side.
+    /// Cache rows of every hypothesis' tokens behind those of its prompt, the one about to be decoded last; none for greedy
+    /// search, whose rows lie side by side.
     fn tables(&self) -> Vec<Vec<u32>> {
         let beams = self.settings.beams;
         if beams == 1 {
             return Vec::new();
         }
         let table = |d: &Decoding, r: usize| -> Vec<u32> {
+            let prompt = match self.reading {
+                Reading::Encoder => 0..0,
+                Reading::Prompt(behind) => {
+                    let rows = &self.sources[d.source].rows;
+                    (behind + rows.start) as u32..(behind + rows.end) as u32
+                }
+            };
             let path = d.search.path(r).iter().copied().chain([r as u32]);
-            path.enumerate()
-                .map(|(i, row)| (d.own + i * beams) as u32 + row)
-                .collect()
+            let own = path.enumerate().map(|(i, row)| (d.own + i * beams) as u32 + row);
+            prompt.chain(own).collect()
         };
         self.active
             .iter()

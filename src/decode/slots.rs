@@ -73,6 +73,9 @@ impl Spans {
     }
 
     fn take(&mut self, n: usize) -> Option<Range<usize>> {
+        if n == 0 {
+            return Some(0..0);
+        }
         let i = self.free.iter().position(|r| r.len() >= n)?;
         let start = self.free[i].start;
         self.free[i].start += n;
@@ -83,6 +86,9 @@ impl Spans {
     }
 
     fn give_back(&mut self, span: Range<usize>) {
+        if span.is_empty() {
+            return;
+        }
         let i = self.free.partition_point(|r| r.start < span.start);
         self.free.insert(i, span);
         if i + 1 < self.free.len() && self.free[i].end == self.free[i + 1].start {
@@ -132,6 +138,11 @@ mod tests {
         assert!(slots.take(3, 1).is_none() && slots.free() == 1);
         let b = slots.take(2, 1).unwrap();
         assert!(slots.take(0, 1).is_none());
+        assert_eq!(
+            slots.take(0, 0).map(|p| p.source),
+            Some(0..0),
+            "a prompt of one token leaves none to read"
+        );
         give_back(&mut slots, a);
         assert_eq!(slots.take(8, 1).map(|p| p.own), Some(vec![0]));
         assert_eq!(b.own, [4]);

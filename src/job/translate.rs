@@ -163,6 +163,7 @@ impl Task for Translate<'_> {
                         key,
                         forced: Some(self.tokenizer.target_lang_id(&target)?),
                         credits_source: t == 0,
+                        ..Output::default()
                     });
                     let pending = Pending {
                         record: record.clone(),

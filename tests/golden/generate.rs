@@ -46,6 +46,7 @@ fn translate(golden: &Golden, comm: &dyn Comm, mode: &str, tokens: usize) -> Vec
             key: i as u64,
             forced: Some(golden.forced_bos()),
             credits_source: true,
+            ..Output::default()
         }];
         batch.push(Request {
             ids: ids(&golden.items()[i]["prompt"]),
