@@ -23,7 +23,8 @@ const MAX_LENGTH: usize = 70;
 /// source end at different steps.
 fn next_token(source: &[u32], ids: &[u32]) -> [(u32, f32); 2] {
     let more = ids.get(1).map_or(0, |forced| forced % 4);
-    if ids.len() + 1 >= (source[0] + more) as usize {
+    let length = source.first().unwrap_or(&ids[0]);
+    if ids.len() + 1 >= (length + more) as usize {
         return [(EOS, 5.0), (2, 1.0)];
     }
     let all = source.iter().chain([&u32::MAX]).chain(ids);
@@ -40,7 +41,17 @@ fn next_token(source: &[u32], ids: &[u32]) -> [(u32, f32); 2] {
 
 /// What greedy search must find.
 fn expected(source: &[u32], forced: u32) -> Vec<u32> {
-    let mut ids = vec![START, forced];
+    expected_after(source, START, forced)
+}
+
+/// What greedy search must find behind a prompt that a decoder-only model reads.
+fn expected_of_prompt(prompt: &[u32], forced: u32) -> Vec<u32> {
+    let (start, before) = prompt.split_last().unwrap();
+    expected_after(before, *start, forced)
+}
+
+fn expected_after(source: &[u32], start: u32, forced: u32) -> Vec<u32> {
+    let mut ids = vec![start, forced];
     while ids.last() != Some(&EOS) && ids.len() < MAX_LENGTH {
         ids.push(next_token(source, &ids)[0].0);
     }
@@ -63,6 +74,13 @@ struct Made {
 }
 
 impl Made {
+    /// A decoder-only one: prompts are read into the cache of its own tokens.
+    fn without_encoder() -> Made {
+        let mut made = Made::new();
+        made.shape.encoder = false;
+        made
+    }
+
     fn new() -> Made {
         let mut weights = vec![0.0; VOCABULARY * VOCABULARY];
         (0..VOCABULARY).for_each(|i| weights[i * VOCABULARY + i] = 1.0);
@@ -124,10 +142,14 @@ impl Model for Made {
     fn read(&mut self, _: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
         self.encoded += sources.len();
         self.most_encoded = self.most_encoded.max(sources.iter().map(|s| s.ids.len()).sum());
+        let cache = if self.shape.encoder {
+            caches.cross(0)
+        } else {
+            caches.own(0)
+        };
         for source in sources {
             let rows = source.first..;
-            rows.zip(source.ids)
-                .for_each(|(row, &id)| put(caches.cross(0), row, id));
+            rows.zip(source.ids).for_each(|(row, &id)| put(cache, row, id));
         }
     }
 
@@ -141,12 +163,15 @@ impl Model for Made {
         self.hidden.clear();
         for row in rows {
             let (first, n) = row.source;
-            let source: Vec<u32> = (first..first + n).map(|r| get(caches.cross(0), r)).collect();
-            let ids: Vec<u32> = row.keys.iter().map(|r| get(caches.own(0), r)).collect();
-            assert_eq!((row.position + 1, Some(&row.token)), (ids.len(), ids.last()));
+            let all: Vec<u32> = row.keys.iter().map(|r| get(caches.own(0), r)).collect();
+            assert_eq!((row.position + 1, Some(&row.token)), (all.len(), all.last()));
+            let (source, ids) = match self.shape.encoder {
+                true => ((first..first + n).map(|r| get(caches.cross(0), r)).collect(), &all[..]),
+                false => (all[..n].to_vec(), &all[n..]),
+            };
             let at = self.hidden.len();
             self.hidden.resize(at + VOCABULARY, 0.0);
-            for (token, logit) in next_token(&source, &ids) {
+            for (token, logit) in next_token(&source, ids) {
                 self.hidden[at + token as usize] = logit;
             }
         }
@@ -412,4 +437,52 @@ fn few_slots_are_kept_at_work() {
             "{slots} slots, {per_sentence} a sentence: {mean:.2} at work"
         );
     }
+}
+
+#[test]
+fn prompts_are_read_into_the_decoders_own_cache() {
+    let mut requests = requests(120, 1);
+    // Prompts of one token leave nothing to read ahead; one is longer than all the room.
+    for at in [0, 7, 50, 119] {
+        requests[at] = request(at, 1, 9, 1);
+    }
+    requests[60] = request(60, 400, 20, 1);
+    let each = |r: &Request| {
+        (
+            r.outputs[0].key,
+            expected_of_prompt(&r.ids, r.outputs[0].forced.unwrap()),
+        )
+    };
+    let expected: BTreeMap<u64, Vec<u32>> = requests.iter().map(each).collect();
+    let found = |beams: usize, tokens: usize, outputs: usize| {
+        with_context(|ctx| {
+            let mut model = Made::without_encoder();
+            let mut batch = Batch::new(settings(beams), limits(tokens, outputs, 1), &model);
+            work(ctx, &mut batch, &mut model, &requests).found
+        })
+    };
+    for (tokens, outputs) in [(300, 1), (300, 7), (3000, 200), (10, 3)] {
+        assert!(
+            found(1, tokens, outputs) == expected,
+            "{tokens} tokens, {outputs} outputs"
+        );
+    }
+    let alone = found(3, 300, 1);
+    assert!(alone != expected, "beams find other things than greedy search");
+    assert!(found(3, 300, 5) == alone && found(3, 3000, 60) == alone);
+}
+
+#[test]
+fn an_output_may_have_a_limit_of_its_own() {
+    let mut requests = requests(40, 2);
+    requests.iter_mut().for_each(|r| r.outputs[1].most = Some(4));
+    with_context(|ctx| {
+        let mut model = Made::new();
+        let mut batch = Batch::new(settings(1), limits(300, 8, 2), &model);
+        let found = work(ctx, &mut batch, &mut model, &requests).found;
+        let mut wanted = all_expected(&requests);
+        let short = requests.iter().map(|r| r.outputs[1].key);
+        short.for_each(|key| wanted.get_mut(&key).unwrap().truncate(5));
+        assert_eq!(found, wanted);
+    });
 }
