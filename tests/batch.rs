@@ -254,7 +254,7 @@ fn work(ctx: &mut Context, batch: &mut Batch, model: &mut Made, requests: &[Requ
             ..Report::default()
         };
         let exhausted = queue.is_empty();
-        let decided = next(&[report], exhausted);
+        let decided = next(&[report], ENCODE_TOKENS, exhausted);
         let wanted = queue.len().min(report.wants as usize);
         queue.drain(..wanted).for_each(|r| batch.push(r));
         match decided {

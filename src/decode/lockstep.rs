@@ -91,12 +91,13 @@ pub enum Next {
     Done,
 }
 
-/// Derives the group's next step from all ranks' reports; `exhausted` once no more rows can come. Every rank gets the
+/// Derives the group's next step from all ranks' reports; `portion` tokens are read in one go; `exhausted` once no more rows
+/// can come. Every rank gets the
 /// same answer from the same reports.
 ///
 /// Encoding is put off until an eighth of the group's room waits, so that it runs on many rows at once, unless nobody
 /// could decode meanwhile or nothing more will come.
-pub fn next(reports: &[Report], exhausted: bool) -> Next {
+pub fn next(reports: &[Report], portion: usize, exhausted: bool) -> Next {
     if let Some(rank) = reports.iter().position(|r| r.failed) {
         return Next::Fail(rank);
     }
@@ -112,7 +113,7 @@ pub fn next(reports: &[Report], exhausted: bool) -> Next {
             let due = waiting > 0 && (active == 0 || exhausted || 8 * waiting >= sum(|r| r.budget));
             let most = reports.iter().map(|r| r.waiting).max().unwrap_or(0) as usize;
             Next::Work {
-                encode: if due { most.div_ceil(ENCODE_TOKENS) } else { 0 },
+                encode: if due { most.div_ceil(portion) } else { 0 },
             }
         }
     }
@@ -167,26 +168,32 @@ mod tests {
         };
         let waits = |n| Report { waiting: n, ..idle };
         let busy = Report { active: 3, ..idle };
-        assert_eq!(next(&[idle, idle], true), Next::Done);
-        assert_eq!(next(&[idle, idle], false), Next::Idle);
+        assert_eq!(next(&[idle, idle], ENCODE_TOKENS, true), Next::Done);
+        assert_eq!(next(&[idle, idle], ENCODE_TOKENS, false), Next::Idle);
         assert_eq!(
-            next(&[idle, waits(1)], false),
+            next(&[idle, waits(1)], ENCODE_TOKENS, false),
             Next::Work { encode: 1 },
             "nobody could decode meanwhile"
         );
-        assert_eq!(next(&[busy, waits(10)], false), Next::Work { encode: 0 });
-        assert_eq!(next(&[busy, waits(50)], false), Next::Work { encode: 1 });
-        assert_eq!(next(&[busy, waits(10)], true), Next::Work { encode: 1 });
-        assert_eq!(next(&[busy, idle], true), Next::Work { encode: 0 });
+        assert_eq!(next(&[busy, waits(10)], ENCODE_TOKENS, false), Next::Work { encode: 0 });
+        assert_eq!(next(&[busy, waits(50)], ENCODE_TOKENS, false), Next::Work { encode: 1 });
+        assert_eq!(next(&[busy, waits(10)], ENCODE_TOKENS, true), Next::Work { encode: 1 });
+        assert_eq!(next(&[busy, idle], ENCODE_TOKENS, true), Next::Work { encode: 0 });
         let full = waits(2 * ENCODE_TOKENS as u32 + 1);
         assert_eq!(
-            next(&[waits(1), full], false),
+            next(&[waits(1), full], ENCODE_TOKENS, false),
             Next::Work { encode: 3 },
             "as often as the rank with most needs"
         );
         let failed = Report { failed: true, ..busy };
-        assert_eq!(next(&[Report { stop: 15, ..busy }, failed], false), Next::Fail(1));
-        assert_eq!(next(&[busy, Report { stop: 10, ..idle }], false), Next::Stop(10));
+        assert_eq!(
+            next(&[Report { stop: 15, ..busy }, failed], ENCODE_TOKENS, false),
+            Next::Fail(1)
+        );
+        assert_eq!(
+            next(&[busy, Report { stop: 10, ..idle }], ENCODE_TOKENS, false),
+            Next::Stop(10)
+        );
     }
 
     #[test]

@@ -73,6 +73,16 @@ impl Trace {
         }
     }
 
+    /// The choices behind each source token and each token that was read to be scored.
+    pub fn all_tokens(&self, top_k: usize) -> TokenRoutes {
+        let mut routes = self.tokens(top_k, &[]);
+        for visit in &self.decoder {
+            let rows = visit.experts.first().map_or(0, |e| e.len() / top_k);
+            (0..rows).for_each(|r| visit.row(r, top_k, &mut routes.decoder.0, &mut routes.decoder.1));
+        }
+        routes
+    }
+
     /// The choices behind each source token and each generated one, the latter along `path`
     /// ([`super::search::Hypothesis::path`]).
     pub fn tokens(&self, top_k: usize, path: &[u32]) -> TokenRoutes {

@@ -1,6 +1,7 @@
 //! What a rank's running batch looks like from outside, whatever it does with its rows.
 
 use super::batch::{Batch, Finished, Request};
+use super::lockstep::ENCODE_TOKENS;
 use crate::model::Model;
 use crate::moe::Context;
 
@@ -21,6 +22,8 @@ pub trait Workload {
     fn active(&self) -> usize;
     /// Room for tokens to read.
     fn budget(&self) -> usize;
+    /// Tokens that are read in one go; the same on every rank.
+    fn portion(&self) -> usize;
     /// Reads what waits, in `calls` portions; `step` numbers the group's steps.
     fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Self::Finished>;
     /// Decodes every output one token further.
@@ -49,6 +52,10 @@ impl Workload for Batch {
 
     fn budget(&self) -> usize {
         Batch::budget(self)
+    }
+
+    fn portion(&self) -> usize {
+        ENCODE_TOKENS
     }
 
     fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Finished> {

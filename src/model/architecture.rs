@@ -36,6 +36,8 @@ pub struct Shape {
     pub experts: usize,
     /// Experts a token.
     pub top_k: usize,
+    /// A token that takes no position among tokens that are read at once (NLLB's padding, typed in a text).
+    pub unnumbered: Option<u32>,
     /// Positions that the model was trained for, where it has an end.
     pub positions: Option<usize>,
 }

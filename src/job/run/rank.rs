@@ -101,7 +101,7 @@ impl<T: Task> Rank<'_, T> {
             };
             let others = self.desk.as_ref().map(Desk::others).unwrap_or_default();
             (self.show)(books.group, others);
-            let decided = next(&reports, exhausted);
+            let decided = next(&reports, batch.portion(), exhausted);
             match decided {
                 Next::Fail(rank) if rank == ctx.comm.rank() => {
                     *failure = failure.take().or(ctx.failure.take());

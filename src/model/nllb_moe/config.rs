@@ -172,6 +172,7 @@ impl NllbMoeConfig {
             decoder_moe: names(Stack::Decoder),
             experts: self.num_experts,
             top_k: TOP_K,
+            unnumbered: Some(self.pad_token_id),
             positions: None,
         }
     }

@@ -1,0 +1,359 @@
+//! Scoring: the log-probability of every token of given texts, window by window, many windows in one go.
+//!
+//! No token waits for the one before it, so a portion of windows runs through the model layer by layer: every expert meets
+//! all its rows at once (the paper, section 3). What is read is looked back on within its own window only.
+
+use super::lockstep::portions;
+use super::trace::{Trace, Visit};
+use super::windows::{windows, Cut, Prefix, Window};
+use super::workload::Workload;
+use crate::device::{KeyRows, Scored, Want};
+use crate::metrics::meter::Phase;
+use crate::model::cache::{Caches, DecodeRow, SourceRow};
+use crate::model::{Model, Shape};
+use crate::moe::Context;
+use std::collections::VecDeque;
+
+/// Portions that wait at most: enough to cut them evenly.
+const PORTIONS: usize = 4;
+
+/// How to score.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Windows of long texts.
+    pub cut: Cut,
+    /// What stands before a text.
+    pub prefix: Prefix,
+    /// What is wanted beside log-probabilities.
+    pub want: Want,
+}
+
+impl Settings {
+    /// Whether a text of `tokens` tokens has any that is scored.
+    pub fn scores_any(&self, tokens: usize) -> bool {
+        !windows(tokens, self.cut, self.prefix).is_empty()
+    }
+}
+
+/// A text to score, with at least one token that is ([`Settings::scores_any`]).
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The caller's number for it.
+    pub key: u64,
+    /// For a model with an encoder, what the text is to follow.
+    pub source: Vec<u32>,
+    /// The text.
+    pub ids: Vec<u32>,
+}
+
+/// A scored text.
+#[derive(Debug)]
+pub struct Finished {
+    /// The caller's number.
+    pub key: u64,
+    /// The text.
+    pub ids: Vec<u32>,
+    /// What the model makes of it.
+    pub scores: Scores,
+    /// What the experts did, where it is kept.
+    pub trace: Option<Trace>,
+}
+
+/// Scores of a text's tokens, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// Log-probability of each, `[scored]`, in nats.
+    pub logprobs: Vec<f32>,
+    /// Rank of each among all tokens, 1 the likeliest; `[scored]` where wanted.
+    pub ranks: Vec<u32>,
+    /// The likeliest tokens in place of each with their log-probabilities, `[scored, top]` where wanted.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// A text under way.
+struct Text {
+    request: Request,
+    /// Windows that are still to be read.
+    left: usize,
+    scores: Scores,
+    trace: Option<Trace>,
+}
+
+/// The running batch of a scoring job.
+pub struct Scorer {
+    settings: Settings,
+    /// Tokens that are read in one go.
+    portion: usize,
+    caches: Caches,
+    /// Rows that there are for the decoder's tokens, and for the encoder's.
+    rows: [usize; 2],
+    texts: Vec<Option<Text>>,
+    queue: VecDeque<(usize, Window)>,
+    waiting: usize,
+    /// Mean tokens of a text so far.
+    mean: f64,
+    hidden: Vec<f32>,
+    targets: Vec<u32>,
+    scored: Scored,
+}
+
+impl Scorer {
+    /// Nothing under way yet, for a model of which `portion` tokens are read in one go, and a window more.
+    pub fn new(settings: Settings, portion: usize, mean: usize, model: &dyn Model) -> Scorer {
+        Scorer {
+            settings,
+            portion,
+            caches: Caches::passing(model.cache_type(), model.shape(), 0, 0),
+            rows: [0; 2],
+            texts: Vec::new(),
+            queue: VecDeque::new(),
+            waiting: 0,
+            mean: mean.max(1) as f64,
+            hidden: Vec::new(),
+            targets: Vec::new(),
+            scored: Scored::default(),
+        }
+    }
+
+    fn tokens_of(&self, (text, window): &(usize, Window)) -> usize {
+        let source = self.texts[*text].as_ref().map_or(0, |t| t.request.source.len());
+        window.tokens() + source
+    }
+
+    /// Reads and scores some windows; collective. What has come to its end.
+    fn portion(
+        &mut self,
+        ctx: &mut Context,
+        model: &mut dyn Model,
+        step: u64,
+        portion: &[(usize, Window)],
+    ) -> Vec<Finished> {
+        self.make_room(portion);
+        let source_visits = self.read_sources(ctx, model, step, portion);
+        let rows = rows_of(&self.texts, portion, self.settings.prefix, model.shape());
+        let hidden = model.decode(ctx, &rows, &mut self.caches);
+        let d = model_width(&rows, hidden);
+        self.hidden.clear();
+        self.targets.clear();
+        let mut first = 0;
+        for (text, window) in portion {
+            let ids = &text_of(&self.texts, *text).request.ids;
+            let at = first + window.scores_at(window.scored.start);
+            self.hidden
+                .extend_from_slice(&hidden[at * d..(at + window.scored.len()) * d]);
+            self.targets.extend_from_slice(&ids[window.scored.clone()]);
+            first += window.tokens();
+        }
+        let want = self.settings.want;
+        ctx.device
+            .score(&self.hidden, model.head(), &self.targets, want, &mut self.scored);
+        ctx.meter.lap(Phase::Head);
+        if ctx.failure.is_some() {
+            return Vec::new();
+        }
+        let decoder = ctx.routes.as_deref().map(|r| &r[model.shape().encoder_moe.len()..]);
+        let (mut first, mut scored) = (0, 0);
+        let mut finished = Vec::new();
+        for (i, (number, window)) in portion.iter().enumerate() {
+            let Some(text) = &mut self.texts[*number] else { continue };
+            if let Some(layers) = decoder {
+                let trace = text.trace.get_or_insert_with(|| Trace {
+                    credits_source: model.shape().encoder,
+                    encoder: source_visits.get(i).cloned().unwrap_or_default(),
+                    decoder: Vec::new(),
+                });
+                trace.decoder.push(Visit::of(step, layers, first, window.tokens()));
+            }
+            first += window.tokens();
+            for row in scored..scored + window.scored.len() {
+                text.scores.add(&self.scored, row, want);
+            }
+            scored += window.scored.len();
+            if text.scores.logprobs.last().is_some_and(|p| p.is_nan()) {
+                let error = anyhow::anyhow!(
+                    "row {} of the input, counted from 0: the logits of its tokens hold a NaN: the weights or the hidden \
+                     states are damaged",
+                    text.request.key
+                );
+                ctx.failure.get_or_insert(error);
+            }
+            text.left -= 1;
+            if text.left == 0 {
+                finished.extend(self.texts[*number].take().map(Text::finish));
+            }
+        }
+        finished
+    }
+
+    /// Rows for all that a portion reads.
+    fn make_room(&mut self, portion: &[(usize, Window)]) {
+        let own = portion.iter().map(|(_, w)| w.tokens()).sum();
+        let all: usize = portion.iter().map(|p| self.tokens_of(p)).sum();
+        if own > self.rows[0] {
+            self.caches.replace_own(own);
+            self.rows[0] = own;
+        }
+        if all - own > self.rows[1] {
+            self.caches.replace_cross(all - own);
+            self.rows[1] = all - own;
+        }
+    }
+
+    /// Has the encoder read what a portion's texts are to follow; what its experts did for each.
+    fn read_sources(
+        &mut self,
+        ctx: &mut Context,
+        model: &mut dyn Model,
+        step: u64,
+        portion: &[(usize, Window)],
+    ) -> Vec<Visit> {
+        if !model.shape().encoder {
+            return Vec::new();
+        }
+        let mut first = 0;
+        let mut sources = Vec::new();
+        for (text, _) in portion {
+            let ids = &text_of(&self.texts, *text).request.source[..];
+            sources.push(SourceRow { ids, first });
+            first += ids.len();
+        }
+        model.read(ctx, &sources, &mut self.caches);
+        let layers = model.shape().encoder_moe.len();
+        let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
+        let visit = |s: &SourceRow| routes.map(|r| Visit::of(step, &r[..layers], s.first, s.ids.len()));
+        sources.iter().filter_map(visit).collect()
+    }
+}
+
+fn text_of(texts: &[Option<Text>], number: usize) -> &Text {
+    texts[number].as_ref().expect("a text with windows left is kept")
+}
+
+/// Width of hidden states, of which `rows` have one each.
+fn model_width(rows: &[DecodeRow], hidden: &[f32]) -> usize {
+    hidden.len() / rows.len().max(1)
+}
+
+/// The rows of some windows, side by side in the cache.
+fn rows_of<'a>(
+    texts: &[Option<Text>],
+    portion: &[(usize, Window)],
+    prefix: Prefix,
+    shape: &Shape,
+) -> Vec<DecodeRow<'a>> {
+    let (mut first, mut source) = (0, 0);
+    let mut rows = Vec::new();
+    for (text, window) in portion {
+        let request = &text_of(texts, *text).request;
+        let before = match prefix {
+            Prefix::Token(token) if window.prefix => Some(token),
+            _ => None,
+        };
+        let tokens = before
+            .into_iter()
+            .chain(request.ids[window.read.clone()].iter().copied());
+        let mut position = 0;
+        for (i, token) in tokens.enumerate() {
+            rows.push(DecodeRow {
+                token,
+                position,
+                row: first + i,
+                keys: KeyRows::Range(first, i + 1),
+                source: (source, request.source.len()),
+            });
+            position += (Some(token) != shape.unnumbered || i == 0) as usize;
+        }
+        first += window.tokens();
+        source += request.source.len();
+    }
+    rows
+}
+
+impl Text {
+    fn finish(self) -> Finished {
+        Finished {
+            key: self.request.key,
+            ids: self.request.ids,
+            scores: self.scores,
+            trace: self.trace,
+        }
+    }
+}
+
+impl Scores {
+    fn add(&mut self, scored: &Scored, row: usize, want: Want) {
+        self.logprobs.push(scored.log_probability(row));
+        if want.ranks {
+            self.ranks.extend(scored.rank(row).or(Some(0)));
+        }
+        if want.top > 0 {
+            let log_sum = scored.log_sum(row);
+            let best = scored.best(row).iter().map(|&(logit, token)| (token, logit - log_sum));
+            self.top.extend(best);
+        }
+    }
+}
+
+impl Workload for Scorer {
+    type Request = Request;
+    type Finished = Finished;
+
+    fn push(&mut self, request: Request) {
+        let all = windows(request.ids.len(), self.settings.cut, self.settings.prefix);
+        self.mean += 0.01 * (request.ids.len() as f64 - self.mean);
+        let number = self.texts.iter().position(Option::is_none).unwrap_or(self.texts.len());
+        let text = Text {
+            request,
+            left: all.len(),
+            scores: Scores::default(),
+            trace: None,
+        };
+        if number == self.texts.len() {
+            self.texts.push(None);
+        }
+        self.texts[number] = Some(text);
+        for window in all {
+            let next = (number, window);
+            self.waiting += self.tokens_of(&next);
+            self.queue.push_back(next);
+        }
+    }
+
+    fn wants(&self) -> u32 {
+        let free = (PORTIONS * self.portion).saturating_sub(self.waiting);
+        let texts = (free as f64 / self.mean) as usize;
+        texts.max(self.queue.is_empty() as usize) as u32
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    fn active(&self) -> usize {
+        0
+    }
+
+    fn budget(&self) -> usize {
+        PORTIONS * self.portion
+    }
+
+    fn portion(&self) -> usize {
+        self.portion
+    }
+
+    fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Finished> {
+        if calls == 0 {
+            return Vec::new();
+        }
+        let queue: Vec<(usize, Window)> = std::mem::take(&mut self.queue).into();
+        self.waiting = 0;
+        let lengths: Vec<usize> = queue.iter().map(|w| self.tokens_of(w)).collect();
+        let all = portions(&lengths, calls).into_iter();
+        all.flat_map(|portion| self.portion(ctx, model, step, &queue[portion]))
+            .collect()
+    }
+
+    fn step(&mut self, _: &mut Context, _: &mut dyn Model, _: u64) -> Vec<Finished> {
+        Vec::new()
+    }
+}
