@@ -99,6 +99,9 @@ fn row(index: u64) -> Row {
         score: -(index as f32) / 3.0,
         ids: (0..tokens as u32).map(|token| token * 1000 + index as u32).collect(),
         logprobs: (0..tokens).map(|token| -0.1 * token as f32).collect(),
+        ranks: (0..tokens as u32).map(|token| 1 + token * index as u32).collect(),
+        top_ids: (0..2 * tokens as u32).map(|i| i * 7 + index as u32).collect(),
+        top_logprobs: (0..2 * tokens).map(|i| -0.01 * i as f32).collect(),
         source_lang: "eng_Latn".into(),
         target_lang: if index.is_multiple_of(2) {
             "fra_Latn".into()

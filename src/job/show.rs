@@ -135,6 +135,12 @@ struct JsonRow<'a> {
     ids: &'a [u32],
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    ranks: &'a [u32],
+    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    top_ids: &'a [u32],
+    #[serde(skip_serializing_if = "<[f32]>::is_empty")]
+    top_logprobs: &'a [f32],
 }
 
 impl<'a> JsonRow<'a> {
@@ -150,6 +156,9 @@ impl<'a> JsonRow<'a> {
             output: results.has_output().then_some(row.output.as_str()),
             ids: &row.ids,
             logprobs: results.has_logprobs().then_some(row.logprobs.as_slice()),
+            ranks: &row.ranks,
+            top_ids: &row.top_ids,
+            top_logprobs: &row.top_logprobs,
         }
     }
 }

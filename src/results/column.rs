@@ -261,6 +261,11 @@ impl Ragged {
         self.offsets.append(lengths.into_iter())
     }
 
+    /// Where the values of `rows` begin and end, `[rows + 1]`.
+    pub fn bounds(&self, rows: Range<usize>) -> Result<Vec<usize>> {
+        self.offsets.read(rows)
+    }
+
     /// How many values there are in all.
     pub fn values(&self) -> u64 {
         self.values.rows() as u64

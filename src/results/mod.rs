@@ -21,6 +21,7 @@ mod record;
 mod resume;
 mod routing;
 mod row;
+mod scores;
 mod trace;
 mod writer;
 

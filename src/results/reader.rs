@@ -7,6 +7,7 @@ use super::identity::JobIdentity;
 use super::metrics::{read_metrics, Metric};
 use super::routing::RoutingReader;
 use super::row::{Phase, RoutingLayout, Row, Status, StepCounts, TimingEntry};
+use super::scores::ScoreColumns;
 use super::CREATOR;
 use anyhow::{bail, ensure, Context, Result};
 use hdf5::File;
@@ -25,7 +26,7 @@ pub(crate) struct RowReader {
     status: Column,
     score: Column,
     ids: Ragged,
-    logprobs: Option<Ragged>,
+    scores: Option<ScoreColumns>,
     pub routing: Option<RoutingReader>,
 }
 
@@ -48,9 +49,7 @@ impl RowReader {
             status: Column::open(&output, "status")?,
             score: Column::open(&output, "score")?,
             ids: Ragged::open(&tokens, "ids")?,
-            logprobs: there("scores")?
-                .map(|scores| Ragged::open(&scores, "logprobs"))
-                .transpose()?,
+            scores: there("scores")?.map(|group| ScoreColumns::open(&group)).transpose()?,
             routing: there("routing")?
                 .map(|routing| RoutingReader::open(&routing))
                 .transpose()?,
@@ -125,10 +124,8 @@ impl RowReader {
                 row.output = text
             });
         }
-        if let Some(logprobs) = &self.logprobs {
-            fill(&mut rows, logprobs.read(range.clone())?, |row, logprobs| {
-                row.logprobs = logprobs
-            });
+        if let Some(scores) = &self.scores {
+            scores.fill(range.clone(), &mut rows)?;
         }
         if let Some(routing) = &self.routing {
             routing.fill_routes(range, &mut rows)?;
@@ -230,7 +227,7 @@ impl Results {
 
     /// Does it hold log-probabilities?
     pub fn has_logprobs(&self) -> bool {
-        self.rows.logprobs.is_some()
+        self.rows.scores.is_some()
     }
 
     /// Does it hold output texts? (A `score` job has none.)

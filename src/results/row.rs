@@ -59,12 +59,18 @@ pub struct Row {
     pub output: String,
     /// What became of the row.
     pub status: Status,
-    /// What the decoder ranks by (nat).
+    /// What the decoder ranks by, or the sum of the scored tokens' log-probabilities (nat).
     pub score: f32,
-    /// Generated ids after the decoder's start token, `[tokens]`.
+    /// Generated ids after the decoder's start token, or ids of the text that is scored, `[tokens]`.
     pub ids: Vec<u32>,
     /// Log-probability of each token (nat), `[scored]`; empty unless kept.
     pub logprobs: Vec<f32>,
+    /// Rank of each of those tokens among all, the likeliest 1, `[scored]`; empty unless kept.
+    pub ranks: Vec<u32>,
+    /// The likeliest tokens in place of each, `[scored, top]`; empty unless kept.
+    pub top_ids: Vec<u32>,
+    /// Their log-probabilities (nat), `[scored, top]`.
+    pub top_logprobs: Vec<f32>,
     /// Language of the source, empty where the model has none.
     pub source_lang: String,
     /// Language of the target, empty where the model has none.

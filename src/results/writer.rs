@@ -3,6 +3,7 @@
 use super::column::{About, Column, Ragged};
 use super::routing::RoutingWriter;
 use super::row::{RoutingLayout, Row, Status, StepCounts};
+use super::scores::{ScoreColumns, ScoreContents};
 use anyhow::{anyhow, Context, Result};
 use hdf5::{File, Group};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ pub(crate) struct Contents {
     pub ids: bool,
     /// `/scores`: where a row has log-probabilities.
     pub logprobs: bool,
+    /// What else there is of `/scores`.
+    #[serde(default)]
+    pub scores: ScoreContents,
     /// Chosen experts per token: where a row has routes.
     pub routes: bool,
     /// `/routing`.
@@ -29,6 +33,7 @@ impl Contents {
             output,
             ids: rows.iter().any(|row| row.id.as_ref().is_some_and(|id| !id.is_empty())),
             logprobs: rows.iter().any(|row| !row.logprobs.is_empty()),
+            scores: ScoreContents::of(rows),
             routes: layout.is_some() && rows.iter().any(|row| row.routes.is_some()),
             layout: layout.cloned(),
         }
@@ -39,6 +44,7 @@ impl Contents {
         self.output |= other.output;
         self.ids |= other.ids;
         self.logprobs |= other.logprobs;
+        self.scores.join(&other.scores)?;
         self.routes |= other.routes;
         match (&self.layout, &other.layout) {
             (Some(one), Some(two)) => {
@@ -65,7 +71,7 @@ pub(crate) struct RowWriter {
     status: Column,
     score: Column,
     ids: Ragged,
-    logprobs: Option<Ragged>,
+    scores: Option<ScoreColumns>,
     routing: Option<RoutingWriter>,
 }
 
@@ -104,10 +110,6 @@ impl RowWriter {
             long_name: "token ids after the decoder's start token",
             units: "1",
         };
-        let logprobs = About {
-            long_name: "log-probability of each token",
-            units: "nat",
-        };
         Ok(RowWriter {
             index: Column::numbers::<u64>(&input, "index", None, expected, index)?,
             id: contents
@@ -124,11 +126,11 @@ impl RowWriter {
             status,
             score: Column::numbers::<f32>(&output, "score", None, expected, score)?,
             ids: Ragged::create::<u32>(&tokens, "ids", expected, ids)?,
-            logprobs: contents
+            scores: contents
                 .logprobs
                 .then(|| {
-                    let scores = make_group(file, "scores", "how sure the model was")?;
-                    Ragged::create::<f32>(&scores, "logprobs", expected, logprobs)
+                    let group = make_group(file, "scores", "how sure the model was")?;
+                    ScoreColumns::create(&group, &contents.scores, expected)
                 })
                 .transpose()?,
             routing: match &contents.layout {
@@ -158,8 +160,8 @@ impl RowWriter {
         self.status.append(rows.iter().map(|row| row.status as u8).collect())?;
         self.score.append(rows.iter().map(|row| row.score).collect())?;
         self.ids.append(rows.iter().map(|row| row.ids.as_slice()))?;
-        if let Some(logprobs) = &mut self.logprobs {
-            logprobs.append(rows.iter().map(|row| row.logprobs.as_slice()))?;
+        if let Some(scores) = &mut self.scores {
+            scores.append(rows)?;
         }
         match &mut self.routing {
             Some(routing) => routing.append_rows(rows),
