@@ -3,7 +3,7 @@
 use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
 use crate::checkpoint::{read_json, Checkpoint, StoredDtype};
 use crate::cli::translate::{self as flags, OnError, TranslateArgs};
-use crate::corpus::{self, Scan, Tokenizer, WindowLimits};
+use crate::corpus::{self, Reading, Scan, Tokenizer, WindowLimits};
 use crate::decode::search::{EarlyStopping, Settings};
 use crate::device::Dtype;
 use crate::model::nllb_moe::{inventory, NllbMoeConfig};
@@ -232,7 +232,7 @@ fn keep_spool(spool: &Path, read: &Path, found: &mut Result<(Prepared, Option<Pa
         Ok((Prepared { scan: Some(scan), .. }, _)) if read != spool => {
             std::fs::rename(read, spool).with_context(|| format!("{}: cannot be given its name", spool.display()))?;
             if let Some(name) = spool.file_name() {
-                scan.path.set_file_name(name);
+                scan.files[0].path.set_file_name(name);
             }
         }
         Ok((Prepared { scan: Some(_), .. }, _)) => {}
@@ -252,7 +252,7 @@ fn keep_spool(spool: &Path, read: &Path, found: &mut Result<(Prepared, Option<Pa
 fn examine(args: &TranslateArgs, model: &Model, input: &Path) -> Result<(Prepared, Option<Parts>)> {
     corpus::refuse_overwrite(input, &args.output)?;
     log::info!("reading {}", input.display());
-    let scan = corpus::scan(input, WindowLimits::default(), &mut |_, _| ())?;
+    let scan = corpus::scan(&[input], &Reading::default(), WindowLimits::default(), &mut |_, _| ())?;
     if let (OnError::Fail, Some(refusal)) = (args.on_error, scan.refusal()) {
         bail!("{refusal}");
     }
@@ -349,41 +349,41 @@ fn flag_languages(args: &TranslateArgs, tokenizer: &Tokenizer) -> Result<()> {
 /// Every language code that rows name must be one of the tokenizer's.
 fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
     for (column, codes) in [("source_lang", &scan.source_langs), ("target_lang", &scan.target_langs)] {
-        for (code, line) in codes {
-            let place = || format!("{}, line {line}: {column} {code}", scan.path.display());
+        for (code, row) in codes {
+            let place = || format!("{}: {column} {code}", scan.place(*row));
             tokenizer.target_lang_id(code).with_context(place)?;
         }
     }
     let rows = scan.rows > scan.blank;
     let missing =
-        |flag: &Option<String>, line: Option<u64>| line.filter(|_| flag.is_none() && args.on_error == OnError::Fail);
+        |flag: &Option<String>, row: Option<u64>| row.filter(|_| flag.is_none() && args.on_error == OnError::Fail);
     let nobody = |named: &BTreeMap<String, u64>| named.is_empty() && rows;
-    if let Some(line) = missing(&args.source, scan.without_source)
-        .or(nobody(&scan.source_langs).then_some(1))
+    if let Some(row) = missing(&args.source, scan.without_source)
+        .or(nobody(&scan.source_langs).then_some(0))
         .filter(|_| args.source.is_none())
     {
         bail!(
-            "--source is missing: the language of the input, e.g. --source eng_Latn; {}, line {line}, names no source_lang \
+            "--source is missing: the language of the input, e.g. --source eng_Latn; {}, names no source_lang \
              of its own (a column in TSV and JSONL)",
-            scan.path.display()
+            scan.place(row)
         );
     }
     let target = args.target.first().cloned();
-    if let Some(line) = missing(&target, scan.without_target)
-        .or(nobody(&scan.target_langs).then_some(1))
+    if let Some(row) = missing(&target, scan.without_target)
+        .or(nobody(&scan.target_langs).then_some(0))
         .filter(|_| target.is_none())
     {
         bail!(
-            "--target is missing: the language to translate to, e.g. --target fra_Latn; {}, line {line}, names no \
+            "--target is missing: the language to translate to, e.g. --target fra_Latn; {}, names no \
              target_lang of its own (a column in TSV and JSONL)",
-            scan.path.display()
+            scan.place(row)
         );
     }
     ensure!(
         args.target.len() < 2 || scan.target_langs.is_empty(),
         "--target names {} languages, and rows of {} name their own: leave one of them out",
         args.target.len(),
-        scan.path.display()
+        scan.name()
     );
     Ok(())
 }
@@ -396,7 +396,7 @@ fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
         "--references names {files} files for {targets} target languages: one for each, in their order"
     );
     for path in &args.references {
-        let found = corpus::scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        let found = corpus::scan(&[path], &Reading::default(), WindowLimits::default(), &mut |_, _| ())?;
         if let Some(refusal) = found.refusal() {
             bail!("--references {refusal}");
         }
@@ -406,7 +406,7 @@ fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
             path.display(),
             found.rows,
             scan.rows,
-            scan.path.display()
+            scan.name()
         );
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What is said of all rows together, computed as the finished file is put together: counts, BLEU and chrF.
 
-use crate::corpus::{scan, Record, WindowLimits, WindowReader};
+use crate::corpus::{scan, Reading, Record, WindowLimits, WindowReader};
 use crate::metrics::bleu::BleuStats;
 use crate::metrics::chrf::ChrfStats;
 use crate::results::{Judge, Metric, MetricValue, Row, Tally};
@@ -34,7 +34,7 @@ struct References {
 
 impl References {
     fn open(path: &Path) -> Result<References> {
-        let scan = scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        let scan = scan(&[path], &Reading::default(), WindowLimits::default(), &mut |_, _| ())?;
         Ok(References {
             reader: WindowReader::open(&scan)?,
             next: 0,
