@@ -4,9 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use sluicegate::corpus::{
-    refuse_overwrite, scan, scan_as, spool, Format, Packing, Record, Scan, WindowLimits, WindowReader,
-};
+use sluicegate::corpus::{refuse_overwrite, scan, spool, Format, Reading, Record, Scan, WindowLimits, WindowReader};
 use tempfile::TempDir;
 
 const LIMITS: WindowLimits = WindowLimits {
@@ -35,11 +33,14 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn scanned(path: &Path, limits: WindowLimits) -> Scan {
-    scan(path, limits, &mut |_, _| ()).unwrap()
+    scan(&[path], &Reading::default(), limits, &mut |_, _| ()).unwrap()
 }
 
 fn refused(path: &Path) -> String {
-    format!("{:#}", scan(path, LIMITS, &mut |_, _| ()).expect_err("must be refused"))
+    format!(
+        "{:#}",
+        scan(&[path], &Reading::default(), LIMITS, &mut |_, _| ()).expect_err("must be refused")
+    )
 }
 
 /// All rows, read through windows, after a check that the windows fit together.
@@ -96,11 +97,11 @@ fn rows_that_are_no_text_are_named_and_kept_in_their_place() {
     let message = scan.refusal().unwrap();
     assert!(message.contains("input.txt: 3 of 5 rows cannot be used"), "{message}");
     assert!(
-        message.contains("line 2: not UTF-8: 0xE9 at byte 3 of the line, byte 8 of the input"),
+        message.contains("line 2: not UTF-8: 0xE9 at byte 3 of the line, byte 8 of the file"),
         "{message}"
     );
     assert!(
-        message.contains("line 3: a NUL at byte 3 of the line, byte 21 of the input"),
+        message.contains("line 3: a NUL at byte 3 of the line, byte 21 of the file"),
         "{message}"
     );
     assert!(message.contains("line 4: not UTF-8: 0xE2 at byte 0"), "{message}");
@@ -133,11 +134,12 @@ fn tsv_and_jsonl() {
     let tsv = "\u{FEFF}custom_id\ttext\ttarget_lang\r\na\tone\tfra_Latn\r\n\r\nb\ttwo\tdeu_Latn\r\nc\tthree";
     let scan = scanned(&written(&dir, "input.tsv", tsv.as_bytes()), SMALL);
     assert_eq!((scan.rows, scan.blank, scan.problem_count), (4, 1, 1));
-    assert_eq!(scan.problems[0].line, 5);
-    assert_eq!(
-        scan.target_langs.into_iter().collect::<Vec<_>>(),
-        [("deu_Latn".into(), 4), ("fra_Latn".into(), 2)]
-    );
+    assert_eq!(scan.place(scan.problems[0].row).line, 5);
+    let lines = scan
+        .target_langs
+        .iter()
+        .map(|(code, row)| (code.as_str(), scan.place(*row).line));
+    assert_eq!(lines.collect::<Vec<_>>(), [("deu_Latn", 4), ("fra_Latn", 2)]);
     let scan = scanned(&dir.path().join("input.tsv"), SMALL);
     let found = rows(&scan);
     assert_eq!((found[2].id.as_deref(), found[2].text.as_str()), (Some("b"), "two"));
@@ -146,7 +148,7 @@ fn tsv_and_jsonl() {
     let jsonl = "{\"id\": \"a\", \"text\": \"x\\ny\", \"source_lang\": \"eng_Latn\"}\n{\"text\": \"\"}\n{\"txt\": 1}\n";
     let scan = scanned(&written(&dir, "input.jsonl", jsonl.as_bytes()), LIMITS);
     assert_eq!((scan.rows, scan.blank, scan.problem_count), (3, 1, 1));
-    assert_eq!(scan.source_langs["eng_Latn"], 1);
+    assert_eq!(scan.source_langs["eng_Latn"], 0);
     assert_eq!(rows(&scan)[0].text, "x\ny");
 
     for (name, bytes, rows) in [
@@ -212,7 +214,10 @@ fn progress_is_told_window_by_window() {
     let dir = TempDir::new().unwrap();
     let path = written(&dir, "a.txt", b"1\n2\n3\n4\n5\n6\n7\n");
     let mut told = Vec::new();
-    scan(&path, SMALL, &mut |rows, bytes| told.push((rows, bytes))).unwrap();
+    scan(&[path], &Reading::default(), SMALL, &mut |rows, bytes| {
+        told.push((rows, bytes))
+    })
+    .unwrap();
     assert_eq!(told, [(3, 6), (6, 12)]);
 }
 
@@ -375,7 +380,11 @@ fn the_output_may_not_be_the_input() {
 #[test]
 fn a_format_can_be_given_where_the_name_does_not_tell() {
     let dir = TempDir::new().unwrap();
-    let path = written(&dir, "part-0001", &gzip(b"text\nx\n"));
-    let scan = scan_as(&path, Format::Tsv, Packing::Gzip, LIMITS, &mut |_, _| ()).unwrap();
+    let path = written(&dir, "part-0001", b"text\nx\n");
+    let reading = Reading {
+        format: Some(Format::Tsv),
+        ..Reading::default()
+    };
+    let scan = scan(&[path], &reading, LIMITS, &mut |_, _| ()).unwrap();
     assert_eq!(rows(&scan)[0].text, "x");
 }

@@ -86,15 +86,15 @@ pub fn threads(wanted: Option<usize>, processors: usize) -> Result<()> {
 ///
 /// # Errors
 /// Names the flag and the path: an output that is an input, an output whose folder is missing.
-pub fn files(args: &RunArgs, input: &Path) -> Result<()> {
-    let stdin = input.as_os_str() == "-";
-    if !stdin {
+pub fn files(args: &RunArgs, inputs: &[PathBuf]) -> Result<()> {
+    let files = || inputs.iter().filter(|input| input.as_os_str() != "-");
+    for input in files() {
         differ("INPUT", input, "--output", &args.output)?;
     }
     writable_place("--output", &args.output)?;
     if let Some(report) = &args.report {
         differ("--output", &args.output, "--report", report)?;
-        if !stdin {
+        for input in files() {
             differ("INPUT", input, "--report", report)?;
         }
         writable_place("--report", report)?;
@@ -246,7 +246,7 @@ mod tests {
         let args = translate("in -o o --scores --scores=false --target a,b --target c --no-merge").unwrap();
         assert!(!args.generation.scores && args.run.no_merge);
         assert_eq!(args.target, ["c"]);
-        assert_eq!(translate("-o o --scores in").unwrap().input, Path::new("in"));
+        assert_eq!(translate("-o o --scores in").unwrap().inputs, [Path::new("in")]);
         assert_eq!(
             translate("- -o o --length-penalty -1")
                 .unwrap()
@@ -278,7 +278,7 @@ mod tests {
         std::os::unix::fs::symlink(path("in"), path("link")).unwrap();
         let check = |arguments: String| {
             let args = translate(&arguments).unwrap();
-            let files = files(&args.run, &args.input);
+            let files = files(&args.run, &args.inputs);
             files
                 .and_then(|()| references(&args.references, &args.run.output))
                 .map_err(|error| format!("{error:#}"))

@@ -6,6 +6,7 @@ pub mod check;
 pub mod config_file;
 pub mod exit;
 pub mod generation;
+pub mod input;
 pub mod log;
 pub mod markdown;
 pub mod run;

@@ -9,6 +9,7 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::generation::GenerationArgs;
+use super::input::InputArgs;
 use super::run::RunArgs;
 
 /// What stands under `sluice translate --help`.
@@ -25,9 +26,14 @@ Examples:
 #[derive(Debug, Clone, PartialEq, Args, Serialize)]
 pub struct TranslateArgs {
     /// Text to translate, a sentence a line; .tsv and .jsonl have columns (text, id, source_lang, target_lang); all of
-    /// them also as .gz and .zst; - is standard input
-    #[arg(value_name = "INPUT", help_heading = "Input and output")]
-    pub input: PathBuf,
+    /// them also as .gz and .zst; several files and patterns ('part-*.txt') are one input; - is standard input
+    #[arg(value_name = "INPUT", required = true, help_heading = "Input and output")]
+    pub inputs: Vec<PathBuf>,
+
+    /// Where the texts are.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub input: InputArgs,
 
     /// What all jobs have.
     #[command(flatten)]

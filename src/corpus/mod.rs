@@ -7,19 +7,26 @@
 //! What is done with every odd input is written down in `docs/inputs.md`.
 
 mod format;
+mod jsonl;
 mod language;
 mod packet;
+mod paths;
 mod prefix;
+mod reading;
 mod record;
 mod scan;
 mod source;
 mod tokenizer;
+mod tsv;
 mod window;
 
 pub use format::{Format, Packing};
 pub use packet::{deal, packets, PacketLimits};
-pub use record::{Columns, Record};
-pub use scan::{scan, scan_as, Problem, Scan, WindowLimits, WindowStart, MAX_LINE_BYTES};
+pub use paths::paths;
+pub use reading::{ColumnChoice, Kind, Reading, Role};
+pub use record::{Prompt, Record, RowSettings};
+pub use scan::{scan, InputFile, Problem, RowPlace, Scan, WindowLimits, WindowStart, MAX_LINE_BYTES};
 pub use source::{refuse_overwrite, spool};
 pub use tokenizer::{Source, Tokenizer};
+pub use tsv::Columns;
 pub use window::WindowReader;

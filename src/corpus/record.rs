@@ -1,22 +1,31 @@
 //! One row of an input, read from one line.
 
-use anyhow::{bail, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::format::Format;
+use super::jsonl;
+use super::reading::{Kind, Reading};
+use super::tsv::{self, Columns};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// One row of an input.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The row's number in the input, from 0. A TSV header is no row.
+    /// The row's number in the input, from 0, counted through all its files. A TSV header is no row.
     pub index: u64,
     /// `custom_id` or `id`, where the input has one.
     pub id: Option<String>,
-    /// The text. Of a row with a problem: the line as far as it can be shown (what is not text as U+FFFD).
+    /// The text; of a pair the source; of ids and messages their JSON. Of a row with a problem: the line as far as it
+    /// can be shown (what is not text as U+FFFD).
     pub text: String,
+    /// The target of a pair.
+    pub target: Option<String>,
+    /// How a prompt is written.
+    pub prompt: Prompt,
+    /// What the row asks for instead of the job's settings (prompts in JSONL).
+    pub settings: RowSettings,
     /// The row's own source language code.
     pub source_lang: Option<String>,
     /// The row's own target language code.
@@ -25,68 +34,37 @@ pub struct Record {
     pub problem: Option<String>,
 }
 
+/// How a prompt is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Prompt {
+    /// As the record's text.
+    #[default]
+    Text,
+    /// As token ids, `[tokens]`, to which nothing is added.
+    Ids(Vec<u32>),
+    /// As messages of a chat, objects with `role` and `content`, at least one: see `Tokenizer::chat`.
+    Messages(Vec<Value>),
+}
+
+/// What a row asks for instead of the job's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowSettings {
+    /// The most tokens to generate, at least 1: `max_new_tokens`, `max_tokens` or `max_completion_tokens`.
+    pub max_new_tokens: Option<u32>,
+    /// Where its random numbers begin.
+    pub seed: Option<u64>,
+    /// Strings that end its text, none of them empty; no strings: the job's.
+    pub stop: Vec<String>,
+}
+
 impl Record {
-    /// Whether the row has nothing to work on: no text, or Unicode whitespace only.
+    /// Whether the row has nothing to work on: no ids, no text (of a pair: no target), or Unicode whitespace only.
     pub fn is_blank(&self) -> bool {
-        self.text.chars().all(char::is_whitespace)
-    }
-}
-
-/// Where the columns of a TSV file lie, counted from 0.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Columns {
-    /// How many columns the header has.
-    pub count: usize,
-    /// The column `text`, or the first one.
-    pub text: usize,
-    /// The column `custom_id` or `id`.
-    pub id: Option<usize>,
-    /// The column `source_lang`.
-    pub source_lang: Option<usize>,
-    /// The column `target_lang`.
-    pub target_lang: Option<usize>,
-}
-
-impl Columns {
-    /// Reads a TSV header (without its line end).
-    ///
-    /// Without a `text` column the first one is the text; but one name must be known, else the "header" is most
-    /// likely a sentence, which would be lost without a word.
-    ///
-    /// # Errors
-    /// A name twice; no known name; no `text` while the first column is known as something else.
-    pub(crate) fn of_header(header: &str) -> Result<Columns> {
-        let names: Vec<&str> = header.split('\t').map(str::trim).collect();
-        let find = |name: &str| -> Result<Option<usize>> {
-            let mut found = names.iter().enumerate().filter(|(_, n)| **n == name).map(|(i, _)| i);
-            let first = found.next();
-            if found.next().is_some() {
-                bail!("the header (line 1) has the column `{name}` twice: keep one");
-            }
-            Ok(first)
-        };
-        let id = match find("custom_id")? {
-            Some(column) => Some(column),
-            None => find("id")?,
-        };
-        let (text, source_lang, target_lang) = (find("text")?, find("source_lang")?, find("target_lang")?);
-        let others = [id, source_lang, target_lang];
-        let text = match text {
-            Some(column) => column,
-            None if others.contains(&Some(0)) || others.iter().all(Option::is_none) => bail!(
-                "the header (line 1) is `{}`, which has no column `text`: a .tsv file starts with a line of column \
-                 names (text, and if wanted id, source_lang, target_lang); without a header, name the file .txt",
-                shown(header)
-            ),
-            None => 0,
-        };
-        Ok(Columns {
-            count: names.len(),
-            text,
-            id,
-            source_lang,
-            target_lang,
-        })
+        match (&self.prompt, &self.target) {
+            (Prompt::Ids(ids), _) => ids.is_empty(),
+            (Prompt::Messages(_), _) => false,
+            (Prompt::Text, target) => target.as_ref().unwrap_or(&self.text).chars().all(char::is_whitespace),
+        }
     }
 }
 
@@ -95,11 +73,11 @@ impl Columns {
 pub(crate) struct Place {
     /// Row number, from 0.
     pub index: u64,
-    /// Byte in the decoded input at which the line begins.
+    /// Byte in the decoded file at which the line begins.
     pub offset: u64,
 }
 
-/// The line without its line end, and, at the start of the input, without its byte order mark.
+/// The line without its line end, and, at the start of a file, without its byte order mark.
 ///
 /// Only `\n` ends a line and only a `\r` right before it belongs to the line end.
 pub(crate) fn line_content(raw: &[u8], offset: u64) -> &[u8] {
@@ -114,18 +92,19 @@ pub(crate) fn line_content(raw: &[u8], offset: u64) -> &[u8] {
 }
 
 /// Reads one raw line (with its line end) as a row. Never fails: what is wrong becomes the row's `problem`.
-pub(crate) fn parse(raw: &[u8], place: Place, format: Format, columns: Option<&Columns>) -> Record {
+pub(crate) fn parse(raw: &[u8], place: Place, format: Format, reading: &Reading, columns: Option<&Columns>) -> Record {
     let content = line_content(raw, place.offset);
     let parsed = text_of(content, raw, place).and_then(|line| match (format, columns) {
+        // A blank line stays a blank row: lines in, lines out.
+        _ if is_blank_line(line) && !(format == Format::Lines && reading.kind != Kind::Pairs) => Ok(Record::default()),
+        (Format::Lines, _) if reading.kind == Kind::Pairs => tsv::pair(line),
         (Format::Lines, _) => Ok(Record {
             text: line.to_owned(),
             ..Record::default()
         }),
-        // A blank line stays a blank row: lines in, lines out.
-        _ if line.trim().is_empty() && !line.contains('\t') => Ok(Record::default()),
-        (Format::Tsv, Some(columns)) => of_tsv(line, columns),
+        (Format::Tsv, Some(columns)) => columns.row(line, reading.has_header()),
         (Format::Tsv, None) => Err("the file has no header line: start it with the column names".to_owned()),
-        (Format::Jsonl, _) => of_json(line),
+        (Format::Jsonl, _) => jsonl::row(line, reading),
     });
     let mut record = parsed.unwrap_or_else(|problem| Record {
         text: String::from_utf8_lossy(content).replace('\0', "\u{FFFD}"),
@@ -134,6 +113,11 @@ pub(crate) fn parse(raw: &[u8], place: Place, format: Format, columns: Option<&C
     });
     record.index = place.index;
     record
+}
+
+/// Whether a line of columns or members holds nothing at all; a tab divides two empty columns.
+pub(crate) fn is_blank_line(line: &str) -> bool {
+    line.trim().is_empty() && !line.contains('\t')
 }
 
 /// The line as text, or what keeps it from being text.
@@ -145,7 +129,7 @@ fn text_of<'a>(content: &'a [u8], raw: &'a [u8], place: Place) -> Result<&'a str
     };
     let at = |byte: usize| {
         format!(
-            "byte {} of the line, byte {} of the input",
+            "byte {} of the line, byte {} of the file",
             byte,
             place.offset + (mark + byte) as u64
         )
@@ -168,92 +152,8 @@ fn text_of<'a>(content: &'a [u8], raw: &'a [u8], place: Place) -> Result<&'a str
     }
 }
 
-fn of_tsv(line: &str, columns: &Columns) -> Result<Record, String> {
-    let cells: Vec<&str> = line.split('\t').collect();
-    if cells.len() != columns.count {
-        return Err(format!(
-            "{} columns, while the header has {}: a tab inside the text must be replaced",
-            cells.len(),
-            columns.count
-        ));
-    }
-    let cell = |column: Option<usize>| {
-        column
-            .map(|c| cells[c].trim())
-            .filter(|c| !c.is_empty())
-            .map(str::to_owned)
-    };
-    Ok(Record {
-        id: cell(columns.id),
-        text: cells[columns.text].to_owned(),
-        source_lang: cell(columns.source_lang),
-        target_lang: cell(columns.target_lang),
-        ..Record::default()
-    })
-}
-
-fn of_json(line: &str) -> Result<Record, String> {
-    let value: Value = serde_json::from_str(line)
-        .map_err(|e| format!("not JSON: {}", e.to_string().replace(" at line 1 column", " at column")))?;
-    let Value::Object(object) = value else {
-        return Err(format!(
-            "`{}` is not a JSON object: write {{\"text\": \"...\"}}",
-            shown(line)
-        ));
-    };
-    let text = match object.get("text") {
-        Some(Value::String(text)) => text.clone(),
-        None => return Err("the object has no field `text`".to_owned()),
-        Some(other) => return Err(format!("`text` is {}, not a string", kind(other))),
-    };
-    let id = match string_field(&object, "custom_id")? {
-        Some(id) => Some(id),
-        None => string_field(&object, "id")?,
-    };
-    let record = Record {
-        id,
-        text,
-        source_lang: string_field(&object, "source_lang")?,
-        target_lang: string_field(&object, "target_lang")?,
-        ..Record::default()
-    };
-    // The escape \u0000 is legal JSON; the strings of the results end at a NUL.
-    let fields = [
-        Some(&record.text),
-        record.id.as_ref(),
-        record.source_lang.as_ref(),
-        record.target_lang.as_ref(),
-    ];
-    if fields.into_iter().flatten().any(|f| f.contains('\0')) {
-        return Err("a NUL (\\u0000) in a string: remove it".to_owned());
-    }
-    Ok(record)
-}
-
-/// An optional field that is a string; a number is taken as it is written, null as absent.
-fn string_field(object: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(s)) if s.is_empty() => Ok(None),
-        Some(Value::String(s)) => Ok(Some(s.clone())),
-        Some(Value::Number(n)) if name.ends_with("id") => Ok(Some(n.to_string())),
-        Some(other) => Err(format!("`{name}` is {}, not a string", kind(other))),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
 /// The beginning of a line, short enough for a message.
-fn shown(line: &str) -> String {
+pub(crate) fn shown(line: &str) -> String {
     let mut short: String = line.chars().take(60).collect::<String>().escape_debug().to_string();
     if line.chars().nth(60).is_some() {
         short.push_str("...");
@@ -264,10 +164,6 @@ fn shown(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn row(raw: &[u8], format: Format, columns: Option<&Columns>) -> Record {
-        parse(raw, Place { index: 7, offset: 100 }, format, columns)
-    }
 
     #[test]
     fn only_newline_and_one_cr_before_it_end_a_line() {
@@ -285,75 +181,38 @@ mod tests {
             b"\xEF\xBB\xBFa\xFF\n",
             Place { index: 0, offset: 0 },
             Format::Lines,
+            &Reading::default(),
             None,
         );
         let problem = record.problem.unwrap();
         assert!(
-            problem.contains("0xFF at byte 1 of the line, byte 4 of the input"),
+            problem.contains("0xFF at byte 1 of the line, byte 4 of the file"),
             "{problem}"
         );
         assert_eq!(record.text, "a\u{FFFD}");
     }
 
     #[test]
-    fn headers() {
-        let columns = Columns::of_header("id\ttext\ttarget_lang").unwrap();
-        assert_eq!(
-            (columns.text, columns.id, columns.target_lang, columns.source_lang),
-            (1, Some(0), Some(2), None)
-        );
-        assert_eq!(Columns::of_header("sentence\tid").unwrap().text, 0);
-        for bad in ["Good morning.", "id\tsource_lang", "text\ttext", ""] {
-            assert!(Columns::of_header(bad).is_err(), "{bad:?}");
+    fn blank_lines_are_blank_rows_in_every_format() {
+        let columns = Columns::of_header("text\tid", &Reading::default()).unwrap();
+        let place = Place { index: 7, offset: 100 };
+        for kind in [Kind::Sentences, Kind::Documents, Kind::Prompts, Kind::Pairs] {
+            for format in [Format::Lines, Format::Tsv, Format::Jsonl] {
+                for line in ["\n", " \u{A0}\r\n"] {
+                    let record = parse(line.as_bytes(), place, format, &Reading::of(kind), Some(&columns));
+                    assert!(
+                        record.is_blank() && record.problem.is_none(),
+                        "{kind:?} {format:?} {line:?}"
+                    );
+                    assert_eq!(record.index, 7);
+                }
+            }
         }
-    }
-
-    #[test]
-    fn tsv_rows() {
-        let columns = Columns::of_header("custom_id\ttext\tsource_lang\ttarget_lang").unwrap();
-        let record = row(b"x1\t a b \teng_Latn\t\n", Format::Tsv, Some(&columns));
-        assert_eq!(record.index, 7);
-        assert_eq!(record.id.as_deref(), Some("x1"));
-        assert_eq!(record.text, " a b ");
-        assert_eq!(
-            (record.source_lang.as_deref(), record.target_lang),
-            (Some("eng_Latn"), None)
-        );
-        assert!(row(b"x1\ta\tb\n", Format::Tsv, Some(&columns))
-            .problem
-            .unwrap()
-            .contains("3 columns"));
-        let blank = row(b"\n", Format::Tsv, Some(&columns));
-        assert!(blank.is_blank() && blank.problem.is_none());
-    }
-
-    #[test]
-    fn json_rows() {
-        let good = row(
-            br#"{"custom_id": 12, "id": "z", "text": "a\nb", "target_lang": "fra_Latn", "x": [1]}"#,
-            Format::Jsonl,
-            None,
-        );
-        assert_eq!((good.id.as_deref(), good.text.as_str()), (Some("12"), "a\nb"));
-        assert_eq!(good.problem, None);
-        assert!(row(b"  \n", Format::Jsonl, None).is_blank());
-        for (bad, what) in [
-            (
-                &br#"{"text": "a""#[..],
-                "not JSON: EOF while parsing an object at column",
-            ),
-            (br#"["a"]"#, "not a JSON object"),
-            (br#"{"id": "a"}"#, "no field `text`"),
-            (br#"{"text": null}"#, "`text` is null"),
-            (br#"{"text": "a", "source_lang": 3}"#, "`source_lang` is a number"),
-            (br#"{"text": "a\u0000"}"#, "NUL"),
-            (br#"{"text": "\ud800"}"#, "not JSON"),
-        ] {
-            let problem = row(bad, Format::Jsonl, None).problem.expect("a problem");
-            assert!(problem.contains(what), "{problem}");
-        }
-        let deep = "[".repeat(100_000);
-        assert!(row(deep.as_bytes(), Format::Jsonl, None).problem.is_some());
+        let columns = Some(&columns);
+        let tabs = parse(b"\t\n", place, Format::Tsv, &Reading::default(), columns);
+        assert!(tabs.is_blank() && tabs.problem.is_none());
+        let tabs = parse(b"\t\t\n", place, Format::Tsv, &Reading::default(), columns);
+        assert!(tabs.problem.unwrap().contains("3 columns"));
     }
 
     #[test]
@@ -373,6 +232,18 @@ mod tests {
                 blank,
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_pair_without_a_target_is_blank() {
+        for (source, target, blank) in [("a", " ", true), ("", "b", false), ("", "", true)] {
+            let record = Record {
+                text: source.into(),
+                target: Some(target.into()),
+                ..Record::default()
+            };
+            assert_eq!(record.is_blank(), blank, "{source:?} {target:?}");
         }
     }
 }

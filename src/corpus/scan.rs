@@ -1,6 +1,7 @@
 //! The one pass over an input before any work starts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::format::{Format, Packing};
-use super::record::{line_content, parse, Columns, Place, Record};
+use super::reading::Reading;
+use super::record::{is_blank_line, line_content, parse, Place, Prompt, Record};
 use super::source;
+use super::tsv::Columns;
 
 /// The longest line that is taken, in bytes.
 pub const MAX_LINE_BYTES: u64 = 64 << 20;
@@ -36,16 +39,18 @@ impl Default for WindowLimits {
     }
 }
 
-/// One window: consecutive rows of the input.
+/// One window: consecutive rows of the input, of one file or several that follow each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowStart {
     /// Number of its first row.
     pub first_row: u64,
     /// How many rows it has.
     pub rows: u64,
-    /// Byte in the decoded input at which it begins.
+    /// Number of the file in which it begins.
+    pub file: usize,
+    /// Byte in that decoded file at which it begins.
     pub offset: u64,
-    /// How many decoded bytes it has.
+    /// How many decoded bytes its rows have.
     pub bytes: u64,
     /// SHA-256 of these bytes, hexadecimal.
     pub digest: String,
@@ -54,15 +59,30 @@ pub struct WindowStart {
 /// A row that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Number of its line, from 1.
-    pub line: u64,
+    /// Its number.
+    pub row: u64,
     /// What is wrong, where, and what to do.
     pub what: String,
 }
 
-/// What one pass over an input found. It is all that another rank needs to read the input ([`super::WindowReader`]).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Scan {
+/// Where a row stands: as `corpus.txt, line 3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowPlace<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// The number of the line in it, from 1.
+    pub line: u64,
+}
+
+impl fmt::Display for RowPlace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, line {}", self.path.display(), self.line)
+    }
+}
+
+/// One file of an input.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputFile {
     /// The file, as an absolute path.
     pub path: PathBuf,
     /// How rows are written.
@@ -71,9 +91,30 @@ pub struct Scan {
     pub packing: Packing,
     /// Length of the file on disk, in bytes.
     pub file_bytes: u64,
-    /// Length of the decoded input, in bytes.
+    /// Length of the decoded file, in bytes.
     pub bytes: u64,
     /// SHA-256 of the decoded bytes, hexadecimal.
+    pub digest: String,
+    /// Number of its first row.
+    pub first_row: u64,
+    /// How many rows it has.
+    pub rows: u64,
+    /// Byte in the decoded file at which its first row begins.
+    pub body: u64,
+    /// Where the columns lie (TSV only).
+    pub columns: Option<Columns>,
+}
+
+/// What one pass over an input found. It is all that another rank needs to read the input ([`super::WindowReader`]).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scan {
+    /// What is read from a row.
+    pub reading: Reading,
+    /// The files, in the order of their rows; at least one.
+    pub files: Vec<InputFile>,
+    /// Length of all decoded files, in bytes.
+    pub bytes: u64,
+    /// SHA-256, hexadecimal: of the decoded bytes of a single file, else of the files' digests and formats.
     pub digest: String,
     /// How many rows there are, blank ones and ones with problems included.
     pub rows: u64,
@@ -85,19 +126,45 @@ pub struct Scan {
     pub problems: Vec<Problem>,
     /// How many rows cannot be used.
     pub problem_count: u64,
-    /// The first line, from 1, of a usable row that names no source language.
+    /// The first usable row that names no source language.
     pub without_source: Option<u64>,
-    /// The first line, from 1, of a usable row that names no target language.
+    /// The first usable row that names no target language.
     pub without_target: Option<u64>,
-    /// Source language codes that rows name, each with the number of the first such line (from 1).
+    /// Source language codes that rows name, each with the first such row.
     pub source_langs: BTreeMap<String, u64>,
     /// Target language codes, likewise.
     pub target_langs: BTreeMap<String, u64>,
-    /// Where the columns lie (TSV with a header only).
-    pub columns: Option<Columns>,
+    /// The first row whose prompt is a chat, which needs a chat template.
+    pub chat: Option<u64>,
 }
 
 impl Scan {
+    /// The input in few words: the file, or the first one and how many follow.
+    pub fn name(&self) -> String {
+        let first = self.files.first().map(|file| file.path.display().to_string());
+        match (first.unwrap_or_default(), self.files.len()) {
+            (first, 0 | 1) => first,
+            (first, 2) => format!("{first} and another file"),
+            (first, files) => format!("{first} and {} more files", files - 1),
+        }
+    }
+
+    /// Where row number `row` stands.
+    pub fn place(&self, row: u64) -> RowPlace<'_> {
+        let after = self.files.partition_point(|file| file.first_row <= row);
+        // Of files that begin with the same row all but the last are empty.
+        match self.files.get(after.saturating_sub(1)) {
+            Some(file) => RowPlace {
+                path: &file.path,
+                line: row - file.first_row + 1 + u64::from(file.format == Format::Tsv && self.reading.has_header()),
+            },
+            None => RowPlace {
+                path: Path::new(""),
+                line: row + 1,
+            },
+        }
+    }
+
     /// Why the input should be refused, in one message: the first rows that cannot be used, and how many there are.
     pub fn refusal(&self) -> Option<String> {
         if self.problem_count == 0 {
@@ -105,12 +172,16 @@ impl Scan {
         }
         let mut message = format!(
             "{}: {} of {} rows cannot be used",
-            self.path.display(),
+            self.name(),
             self.problem_count,
             self.rows
         );
         for problem in &self.problems {
-            message.push_str(&format!("\n  line {}: {}", problem.line, problem.what));
+            let place = self.place(problem.row);
+            message.push_str(&match self.files.len() {
+                1 => format!("\n  line {}: {}", place.line, problem.what),
+                _ => format!("\n  {place}: {}", problem.what),
+            });
         }
         let more = self.problem_count - self.problems.len() as u64;
         if more > 0 {
@@ -120,28 +191,48 @@ impl Scan {
     }
 }
 
-/// Reads the input `path` once, checks all of it, and cuts it into windows. Format and packing follow from the name.
+/// Reads the files of an input once, checks all of them, and cuts their rows into windows. Packing, and format unless
+/// `reading` gives it, follow from the names. Rows are numbered through all files.
 ///
-/// `progress` is told the rows and decoded bytes seen so far, once a window.
-///
-/// # Errors
-/// The file cannot be read from end to end as what its name says: missing, a folder, cut off, a TSV header without
-/// known names, a line above [`MAX_LINE_BYTES`]. Rows that cannot be used are no error here: see [`Scan::refusal`].
-pub fn scan(path: &Path, limits: WindowLimits, progress: &mut dyn FnMut(u64, u64)) -> Result<Scan> {
-    scan_as(path, Format::of(path), Packing::of(path), limits, progress)
-}
-
-/// [`scan()`] for a file whose name does not tell what it holds.
+/// `paths` are files, as [`super::paths`] gives them. `progress` is told the rows and decoded bytes seen so far, once a
+/// window.
 ///
 /// # Errors
-/// As [`scan()`].
-pub fn scan_as(
-    path: &Path,
-    format: Format,
-    packing: Packing,
+/// No file; a file that cannot be read from end to end as what its name says: missing, a folder, cut off, a TSV header
+/// without known names, a line above [`MAX_LINE_BYTES`]; a reading that no file can follow. Rows that cannot be used
+/// are no error here: see [`Scan::refusal`].
+pub fn scan(
+    paths: &[impl AsRef<Path>],
+    reading: &Reading,
     limits: WindowLimits,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Scan> {
+    let files = paths.iter().map(|path| begin(path.as_ref(), reading));
+    let files: Vec<InputFile> = files.collect::<Result<_>>()?;
+    if files.is_empty() {
+        bail!("no input: give at least one file");
+    }
+    let formats: Vec<Format> = files.iter().map(|file| file.format).collect();
+    reading.check(&formats)?;
+    let mut pass = Pass::new(reading);
+    let mut line = Vec::new();
+    for file in files {
+        let mut stream = source::open(&file.path, file.packing, file.file_bytes)?;
+        pass.begin(file);
+        while read_line(&mut *stream, &pass, &mut line)? {
+            if pass.window_is_full(line.len() as u64, limits) {
+                pass.close_window();
+                progress(pass.scan.rows, pass.scan.bytes + pass.file.bytes);
+            }
+            pass.take(&line)?;
+        }
+        pass.end();
+    }
+    Ok(pass.finish())
+}
+
+/// A file before it is read.
+fn begin(path: &Path, reading: &Reading) -> Result<InputFile> {
     let path = std::path::absolute(path).with_context(|| format!("{}: no usable path", path.display()))?;
     if path.to_str().is_none() {
         bail!(
@@ -149,71 +240,94 @@ pub fn scan_as(
             path.display()
         );
     }
+    let packing = Packing::of(&path);
     let file_bytes = source::check(&path, packing)?;
-    let mut stream = source::open(&path, packing, file_bytes)?;
-    let mut pass = Pass::new(Scan {
+    let format = match reading.format {
+        Some(format) => format,
+        None => Format::of(&path)?,
+    };
+    Ok(InputFile {
         path,
         format,
         packing,
         file_bytes,
         bytes: 0,
         digest: String::new(),
+        first_row: 0,
         rows: 0,
-        blank: 0,
-        windows: Vec::new(),
-        problems: Vec::new(),
-        problem_count: 0,
-        without_source: None,
-        without_target: None,
-        source_langs: BTreeMap::new(),
-        target_langs: BTreeMap::new(),
+        body: 0,
         columns: None,
-    });
-    let mut line = Vec::new();
-    while read_line(&mut *stream, &pass.scan, &mut line)? {
-        if pass.window_is_full(line.len() as u64, limits) {
-            pass.close_window();
-            progress(pass.scan.rows, pass.scan.bytes);
-        }
-        pass.take(&line)?;
-    }
-    Ok(pass.finish())
+    })
 }
 
-/// Reads the next line, its line end included; false at the end of the input.
-fn read_line(stream: &mut dyn BufRead, scan: &Scan, line: &mut Vec<u8>) -> Result<bool> {
+/// Reads the next line, its line end included; false at the end of the file.
+fn read_line(stream: &mut dyn BufRead, pass: &Pass, line: &mut Vec<u8>) -> Result<bool> {
+    let InputFile {
+        path, packing, bytes, ..
+    } = &pass.file;
     line.clear();
     let mut bounded = stream.take(MAX_LINE_BYTES + 1);
     bounded
         .read_until(b'\n', line)
-        .map_err(|e| source::read_error(&scan.path, scan.packing, scan.bytes + line.len() as u64, e))?;
+        .map_err(|e| source::read_error(path, *packing, bytes + line.len() as u64, e))?;
     if line.len() as u64 > MAX_LINE_BYTES {
         bail!(
-            "{}: the line that begins at decoded byte {} (row {}) has more than {} MiB: is this a text file with a \
-             sentence a line?",
-            scan.path.display(),
-            scan.bytes,
-            scan.rows,
+            "{}: the line that begins at decoded byte {bytes} (row {}) has more than {} MiB: is this a text file with a \
+             text a line?",
+            path.display(),
+            pass.scan.rows,
             MAX_LINE_BYTES >> 20
         );
     }
     Ok(!line.is_empty())
 }
 
-/// The state of the pass: what was found so far, and the window that is open.
+/// The state of the pass: what was found so far, the file that is read, and the window that is open.
 struct Pass {
     scan: Scan,
+    file: InputFile,
     all: Sha256,
     open: Option<(WindowStart, Sha256)>,
 }
 
 impl Pass {
-    fn new(scan: Scan) -> Pass {
+    fn new(reading: &Reading) -> Pass {
         Pass {
-            scan,
+            scan: Scan {
+                reading: reading.clone(),
+                files: Vec::new(),
+                bytes: 0,
+                digest: String::new(),
+                rows: 0,
+                blank: 0,
+                windows: Vec::new(),
+                problems: Vec::new(),
+                problem_count: 0,
+                without_source: None,
+                without_target: None,
+                source_langs: BTreeMap::new(),
+                target_langs: BTreeMap::new(),
+                chat: None,
+            },
+            file: InputFile::default(),
             all: Sha256::new(),
             open: None,
         }
+    }
+
+    fn begin(&mut self, file: InputFile) {
+        self.file = InputFile {
+            first_row: self.scan.rows,
+            ..file
+        };
+    }
+
+    fn end(&mut self) {
+        let mut file = std::mem::take(&mut self.file);
+        file.rows = self.scan.rows - file.first_row;
+        file.digest = hex(std::mem::take(&mut self.all));
+        self.scan.bytes += file.bytes;
+        self.scan.files.push(file);
     }
 
     fn window_is_full(&self, more: u64, limits: WindowLimits) -> bool {
@@ -231,27 +345,32 @@ impl Pass {
 
     /// Takes one raw line: the TSV header, or a row.
     fn take(&mut self, raw: &[u8]) -> Result<()> {
-        let offset = self.scan.bytes;
+        let offset = self.file.bytes;
         self.all.update(raw);
-        self.scan.bytes += raw.len() as u64;
-        if offset == 0 {
-            if self.scan.format == Format::Tsv {
-                self.scan.columns = Some(header(&self.scan.path, raw)?);
+        self.file.bytes += raw.len() as u64;
+        let content = line_content(raw, offset);
+        if offset == 0 && raw.len() == 3 && content.is_empty() {
+            self.file.body = self.file.bytes;
+            return Ok(()); // a byte order mark and nothing else: an empty file
+        }
+        if self.file.format == Format::Tsv && self.file.columns.is_none() {
+            self.file.columns = columns(&self.file.path, content, &self.scan.reading)?;
+            if self.scan.reading.has_header() {
+                self.file.body = self.file.bytes;
                 return Ok(());
-            }
-            if raw.len() == 3 && line_content(raw, 0).is_empty() {
-                return Ok(()); // a byte order mark and nothing else: an empty file
             }
         }
         let place = Place {
             index: self.scan.rows,
             offset,
         };
-        let record = parse(raw, place, self.scan.format, self.scan.columns.as_ref());
+        let columns = self.file.columns.as_ref();
+        let record = parse(raw, place, self.file.format, &self.scan.reading, columns);
         let (window, digest) = self.open.get_or_insert_with(|| {
             let window = WindowStart {
                 first_row: place.index,
                 rows: 0,
+                file: self.scan.files.len(),
                 offset,
                 bytes: 0,
                 digest: String::new(),
@@ -266,7 +385,7 @@ impl Pass {
     }
 
     fn count(&mut self, record: Record) {
-        let line = self.scan.format.line_of(record.index);
+        let row = record.index;
         self.scan.rows += 1;
         let blank = record.problem.is_none() && record.is_blank();
         self.scan.blank += u64::from(blank);
@@ -274,8 +393,11 @@ impl Pass {
         if let Some(what) = record.problem {
             self.scan.problem_count += 1;
             if self.scan.problems.len() < DESCRIBED {
-                self.scan.problems.push(Problem { line, what });
+                self.scan.problems.push(Problem { row, what });
             }
+        }
+        if matches!(record.prompt, Prompt::Messages(_)) {
+            self.scan.chat.get_or_insert(row);
         }
         let Scan {
             source_langs,
@@ -289,8 +411,8 @@ impl Pass {
             (record.target_lang, target_langs, without_target),
         ] {
             match lang {
-                Some(code) => drop(seen.entry(code).or_insert(line)),
-                None if needs_languages => drop(without.get_or_insert(line)),
+                Some(code) => drop(seen.entry(code).or_insert(row)),
+                None if needs_languages => drop(without.get_or_insert(row)),
                 None => {}
             }
         }
@@ -298,20 +420,38 @@ impl Pass {
 
     fn finish(mut self) -> Scan {
         self.close_window();
-        self.scan.digest = hex(self.all);
+        self.scan.digest = match &self.scan.files[..] {
+            [file] => file.digest.clone(),
+            files => {
+                let mut all = Sha256::new();
+                for file in files {
+                    all.update(format!("{} {:?}\n", file.digest, file.format));
+                }
+                hex(all)
+            }
+        };
         self.scan
     }
 }
 
-fn header(path: &Path, raw: &[u8]) -> Result<Columns> {
-    let header = std::str::from_utf8(line_content(raw, 0)).map_err(|e| {
+/// The columns of a TSV file, from its header or its first row; none yet where a file without a header begins with a
+/// blank line.
+fn columns(path: &Path, content: &[u8], reading: &Reading) -> Result<Option<Columns>> {
+    let unusable = || format!("{}: not a usable .tsv file", path.display());
+    if !reading.has_header() {
+        return match std::str::from_utf8(content) {
+            Ok(line) if is_blank_line(line) => Ok(None),
+            _ => Columns::of_numbers(content, reading).map(Some).with_context(unusable),
+        };
+    }
+    let header = std::str::from_utf8(content).map_err(|e| {
         anyhow!(
             "{}: the header (line 1) is not UTF-8 at byte {}: convert the file with iconv",
             path.display(),
             e.valid_up_to()
         )
     })?;
-    Columns::of_header(header).with_context(|| format!("{}: not a usable .tsv file", path.display()))
+    Columns::of_header(header, reading).map(Some).with_context(unusable)
 }
 
 /// A finished SHA-256 as hexadecimal digits.

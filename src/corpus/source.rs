@@ -33,7 +33,10 @@ const NOT_TEXT: [(&[u8], &str); 7] = [
 pub(crate) fn check(path: &Path, packing: Packing) -> Result<u64> {
     let found = fs::metadata(path).with_context(|| format!("{}: cannot find this input", path.display()))?;
     if found.is_dir() {
-        bail!("{}: is a folder; give the files in it one by one", path.display());
+        bail!(
+            "{0}: is a folder; give the files in it, for instance as '{0}/*.txt'",
+            path.display()
+        );
     }
     if !found.is_file() {
         bail!(

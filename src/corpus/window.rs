@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::format::Packing;
 use super::record::{parse, Place, Record};
-use super::scan::{hex, Scan, WindowStart};
+use super::scan::{hex, InputFile, Scan, WindowStart};
 use super::source;
 
 /// Reads the windows of a scanned input, in any order.
@@ -18,37 +18,44 @@ use super::source;
 /// beyond what the scan saw is ever read, and every window is compared with the scan.
 pub struct WindowReader {
     scan: Scan,
-    bytes: Bytes,
+    /// The file read last, which is kept open, and its number.
+    open: Option<(usize, Bytes)>,
 }
 
 enum Bytes {
     Plain(File),
-    /// The stream and the decoded byte it stands at; none before the first read and after an error.
-    Packed(Option<(Box<dyn BufRead + Send>, u64)>),
+    /// The stream and the decoded byte it stands at.
+    Packed(Box<dyn BufRead + Send>, u64),
+}
+
+/// The part of a window that lies in one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    file: usize,
+    offset: u64,
+    bytes: u64,
 }
 
 impl WindowReader {
     /// Opens the input that `scan` saw.
     ///
     /// # Errors
-    /// The file is gone, or shorter than it was.
+    /// A file is gone, or shorter than it was.
     pub fn open(scan: &Scan) -> Result<WindowReader> {
-        let found = source::check(&scan.path, scan.packing)?;
-        if found < scan.file_bytes {
-            bail!(
-                "{}: has {found} bytes, but {} when it was scanned: the input shrank; put it back, or start anew \
-                 with another output",
-                scan.path.display(),
-                scan.file_bytes
-            );
+        for file in &scan.files {
+            let found = source::check(&file.path, file.packing)?;
+            if found < file.file_bytes {
+                bail!(
+                    "{}: has {found} bytes, but {} when it was scanned: the input shrank; put it back, or start anew \
+                     with another output",
+                    file.path.display(),
+                    file.file_bytes
+                );
+            }
         }
-        let bytes = match scan.packing {
-            Packing::Plain => Bytes::Plain(source::open_file(&scan.path)?),
-            Packing::Gzip | Packing::Zstd => Bytes::Packed(None),
-        };
         Ok(WindowReader {
             scan: scan.clone(),
-            bytes,
+            open: None,
         })
     }
 
@@ -60,24 +67,36 @@ impl WindowReader {
         let Some(start) = self.scan.windows.get(window).cloned() else {
             bail!(
                 "{}: window {window} of {} was asked for",
-                self.scan.path.display(),
+                self.scan.name(),
                 self.scan.windows.len()
             );
         };
-        let bytes = self.fetch(&start)?;
-        if hex(Sha256::new_with_prefix(&bytes)) != start.digest {
+        let pieces = pieces(&self.scan.files, &start);
+        let mut digest = Sha256::new();
+        let mut bytes = Vec::with_capacity(pieces.len());
+        for piece in &pieces {
+            let read = self.fetch(*piece, &start)?;
+            digest.update(&read);
+            bytes.push(read);
+        }
+        if hex(digest) != start.digest {
             return Err(self.changed(&start, "other bytes"));
         }
-        let mut offset = start.offset;
         let mut records = Vec::with_capacity(start.rows as usize);
-        for (index, raw) in (start.first_row..).zip(bytes.split_inclusive(|b| *b == b'\n')) {
-            records.push(parse(
-                raw,
-                Place { index, offset },
-                self.scan.format,
-                self.scan.columns.as_ref(),
-            ));
-            offset += raw.len() as u64;
+        for (piece, bytes) in pieces.iter().zip(&bytes) {
+            let (file, mut offset) = (&self.scan.files[piece.file], piece.offset);
+            for raw in bytes.split_inclusive(|b| *b == b'\n') {
+                let index = start.first_row + records.len() as u64;
+                let place = Place { index, offset };
+                records.push(parse(
+                    raw,
+                    place,
+                    file.format,
+                    &self.scan.reading,
+                    file.columns.as_ref(),
+                ));
+                offset += raw.len() as u64;
+            }
         }
         if records.len() as u64 != start.rows {
             return Err(self.changed(&start, &format!("{} rows", records.len())));
@@ -85,43 +104,73 @@ impl WindowReader {
         Ok(records)
     }
 
-    fn fetch(&mut self, start: &WindowStart) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; start.bytes as usize];
-        let read = match &mut self.bytes {
-            Bytes::Plain(file) => file.read_exact_at(&mut bytes, start.offset),
-            Bytes::Packed(stream) => {
-                let (mut stream, at) = match stream.take() {
-                    Some((stream, at)) if at <= start.offset => (stream, at),
-                    _ => (
-                        source::open(&self.scan.path, self.scan.packing, self.scan.file_bytes)?,
-                        0,
-                    ),
-                };
-                let read = skip(&mut *stream, start.offset - at).and_then(|()| stream.read_exact(&mut bytes));
-                if read.is_ok() {
-                    self.bytes = Bytes::Packed(Some((stream, start.offset + start.bytes)));
-                }
+    fn fetch(&mut self, piece: Piece, window: &WindowStart) -> Result<Vec<u8>> {
+        let file = &self.scan.files[piece.file];
+        let mut bytes = vec![0; piece.bytes as usize];
+        // What fails half-way is not kept open: nobody knows where the stream stands.
+        let mut open = match (self.open.take(), file.packing) {
+            (Some((number, Bytes::Packed(stream, at))), _) if number == piece.file && at <= piece.offset => {
+                Bytes::Packed(stream, at)
+            }
+            (Some((number, Bytes::Plain(file))), _) if number == piece.file => Bytes::Plain(file),
+            (_, Packing::Plain) => Bytes::Plain(source::open_file(&file.path)?),
+            (_, Packing::Gzip | Packing::Zstd) => {
+                Bytes::Packed(source::open(&file.path, file.packing, file.file_bytes)?, 0)
+            }
+        };
+        let read = match &mut open {
+            Bytes::Plain(file) => file.read_exact_at(&mut bytes, piece.offset),
+            Bytes::Packed(stream, at) => {
+                let read = skip(&mut **stream, piece.offset - *at).and_then(|()| stream.read_exact(&mut bytes));
+                *at = piece.offset + piece.bytes;
                 read
             }
         };
         match read {
-            Ok(()) => Ok(bytes),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed(start, "an end before that")),
-            Err(e) => Err(source::read_error(&self.scan.path, self.scan.packing, start.offset, e)),
+            Ok(()) => {
+                self.open = Some((piece.file, open));
+                Ok(bytes)
+            }
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed(window, "an end before that")),
+            Err(e) => Err(source::read_error(&file.path, file.packing, piece.offset, e)),
         }
     }
 
     fn changed(&self, start: &WindowStart, found: &str) -> anyhow::Error {
+        let last = start.first_row + start.rows - 1;
         anyhow!(
-            "{}: changed since it was scanned: {found} where rows {} to {} were (decoded bytes {} to {}); put the input \
-             back, or start anew with another output",
-            self.scan.path.display(),
+            "{}: changed since it was scanned: {found} where rows {} to {last} were ({} to {}); put the input back, or \
+             start anew with another output",
+            self.scan.name(),
             start.first_row,
-            start.first_row + start.rows - 1,
-            start.offset,
-            start.offset + start.bytes
+            self.scan.place(start.first_row),
+            self.scan.place(last)
         )
     }
+}
+
+/// The parts of a window, file by file: each file's rows reach to its end.
+fn pieces(files: &[InputFile], window: &WindowStart) -> Vec<Piece> {
+    let (mut offset, mut left) = (window.offset, window.bytes);
+    let mut pieces = Vec::new();
+    for (number, file) in files.iter().enumerate().skip(window.file) {
+        if number > window.file {
+            offset = file.body;
+        }
+        let bytes = left.min(file.bytes - offset);
+        if bytes > 0 {
+            pieces.push(Piece {
+                file: number,
+                offset,
+                bytes,
+            });
+        }
+        left -= bytes;
+        if left == 0 {
+            break;
+        }
+    }
+    pieces
 }
 
 /// Passes over `bytes` bytes of a stream.

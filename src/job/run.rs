@@ -26,7 +26,7 @@ use plan::Prepared;
 pub use plan::{dtype_name, spool_of, Opened};
 use rank::{End, Rank};
 use std::io::{stdout, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 pub use summary::size;
 use summary::{Meterman, RankSummary, Run};
@@ -36,7 +36,12 @@ pub use task::{Done, Figures, Place, Planned, Taken, Task};
 ///
 /// # Errors
 /// One rank's error is everybody's: it has it, the others get [`ReportedElsewhere`].
-pub fn run<T: Task>(args: &RunArgs, input: &Path, open: impl FnOnce() -> Result<T>, world: &dyn Comm) -> Result<Exit> {
+pub fn run<T: Task>(
+    args: &RunArgs,
+    inputs: &[PathBuf],
+    open: impl FnOnce() -> Result<T>,
+    world: &dyn Comm,
+) -> Result<Exit> {
     let environment = launch::environment();
     let warnings = agree(world, launch::check_size(&environment, world.rank(), world.size()))?;
     let groups = agree(world, check::groups(world.size(), args.expert_parallel))?;
@@ -45,7 +50,7 @@ pub fn run<T: Task>(args: &RunArgs, input: &Path, open: impl FnOnce() -> Result<
     let threads_of = |rank| args.threads.unwrap_or_else(|| launch::default_threads(&bindings, rank));
     // What is quick to see is refused first; one rank looks at the file system.
     let files = match world.rank() {
-        0 => check::files(args, input),
+        0 => check::files(args, inputs),
         _ => Ok(()),
     };
     agree(world, files.and_then(|()| refuse_device(args)))?;
@@ -341,7 +346,7 @@ fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, ranks: &[RankSummary
             summary.rows,
             size(summary.bytes)
         );
-        if task.input() == Path::new("-") {
+        if plan::is_stdin(task.inputs()) {
             let _ = std::fs::remove_file(plan::spool_of(&args.output));
         }
     } else {

@@ -11,7 +11,7 @@ use crate::cli::exit::Exit;
 use crate::cli::run::RunArgs;
 use crate::cli::TranslateArgs;
 use crate::comm::Comm;
-use crate::corpus::{Record, Scan, Tokenizer};
+use crate::corpus::{Kind, Reading, Record, Scan, Tokenizer};
 use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::search::Settings;
 use crate::model::Model;
@@ -19,14 +19,14 @@ use crate::results::{Row, Status};
 use anyhow::Result;
 use quality::Quality;
 use serde_json::{json, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Runs the job; collective over all ranks.
 ///
 /// # Errors
 /// As [`run::run`].
 pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
-    run::run(&args.run, &args.input, || Translate::open(args), world)
+    run::run(&args.run, &args.inputs, || Translate::open(args), world)
 }
 
 /// What a checkpoint is, in lines for people (`sluice doctor --model`); all that a run would refuse is refused.
@@ -103,8 +103,12 @@ impl Task for Translate<'_> {
         Ok(serde_json::to_value(self.args)?)
     }
 
-    fn input(&self) -> &Path {
-        &self.args.input
+    fn inputs(&self) -> &[PathBuf] {
+        &self.args.inputs
+    }
+
+    fn reading(&self) -> Reading {
+        self.args.input.reading(Kind::Sentences)
     }
 
     fn opened(&self) -> &Opened {

@@ -140,7 +140,7 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corpus::{scan, WindowLimits};
+    use crate::corpus::{scan, Reading, WindowLimits};
     use std::io::Write;
 
     fn input(lines: usize) -> tempfile::NamedTempFile {
@@ -159,7 +159,8 @@ mod tests {
     ) -> Vec<(u64, usize)> {
         let file = input(lines);
         let scan = scan(
-            file.path(),
+            &[file.path()],
+            &Reading::default(),
             WindowLimits {
                 lines: 10,
                 bytes: 1 << 20,

@@ -127,11 +127,13 @@ impl Prepared {
 pub fn prepare(task: &impl Task) -> Result<(Prepared, Option<Parts>)> {
     task.check()?;
     let output = &task.run().output;
-    let input = stage(task.input(), output)?;
-    let mut found = examine(task, &input);
-    if task.input() == Path::new("-") {
-        keep_spool(&spool_of(output), &input, &mut found)?;
+    let paths = corpus::paths(task.inputs())?;
+    if !is_stdin(&paths) {
+        return examine(task, &paths);
     }
+    let input = stage(output)?;
+    let mut found = examine(task, std::slice::from_ref(&input));
+    keep_spool(&spool_of(output), &input, &mut found)?;
     found
 }
 
@@ -142,7 +144,7 @@ fn keep_spool(spool: &Path, read: &Path, found: &mut Result<(Prepared, Option<Pa
         Ok((Prepared { scan: Some(scan), .. }, _)) if read != spool => {
             std::fs::rename(read, spool).with_context(|| format!("{}: cannot be given its name", spool.display()))?;
             if let Some(name) = spool.file_name() {
-                scan.path.set_file_name(name);
+                scan.files[0].path.set_file_name(name);
             }
         }
         Ok((Prepared { scan: Some(_), .. }, _)) => {}
@@ -159,11 +161,16 @@ fn keep_spool(spool: &Path, read: &Path, found: &mut Result<(Prepared, Option<Pa
     Ok(())
 }
 
-fn examine(task: &impl Task, input: &Path) -> Result<(Prepared, Option<Parts>)> {
+fn examine(task: &impl Task, paths: &[PathBuf]) -> Result<(Prepared, Option<Parts>)> {
     let args = task.run();
-    corpus::refuse_overwrite(input, &args.output)?;
-    log::info!("reading {}", input.display());
-    let scan = corpus::scan(input, WindowLimits::default(), &mut |_, _| ())?;
+    for path in paths {
+        corpus::refuse_overwrite(path, &args.output)?;
+    }
+    match paths {
+        [one] => log::info!("reading {}", one.display()),
+        all => log::info!("reading {} files", all.len()),
+    }
+    let scan = corpus::scan(paths, &task.reading(), WindowLimits::default(), &mut |_, _| ())?;
     if let (OnError::Fail, Some(refusal)) = (args.on_error, scan.refusal()) {
         bail!("{refusal}");
     }
@@ -216,6 +223,11 @@ fn failed_rows(out: &Path) -> Result<u64> {
     })
 }
 
+/// Whether the input is standard input.
+pub fn is_stdin(inputs: &[PathBuf]) -> bool {
+    matches!(inputs, [one] if one == Path::new("-"))
+}
+
 /// Where standard input is kept for all ranks and for a resume: beside the output.
 pub fn spool_of(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
@@ -223,11 +235,8 @@ pub fn spool_of(output: &Path) -> PathBuf {
     name.into()
 }
 
-/// The input as a file: standard input is spooled; an empty one means what an earlier start has spooled.
-fn stage(input: &Path, output: &Path) -> Result<PathBuf> {
-    if input != Path::new("-") {
-        return Ok(input.to_path_buf());
-    }
+/// Standard input as a file; an empty one means what an earlier start has spooled.
+fn stage(output: &Path) -> Result<PathBuf> {
     let spool = spool_of(output);
     let mut stdin = std::io::stdin().lock();
     let empty = stdin.fill_buf().context("standard input")?.is_empty();
@@ -246,6 +255,7 @@ fn identity(task: &impl Task, scan: &Scan) -> Result<JobIdentity> {
     let (args, opened) = (task.run(), task.opened());
     let common = [
         ("input_sha256", json!(scan.digest)),
+        ("reading", json!(task.reading())),
         ("dtype", json!(dtype_name(opened.dtype))),
         ("on_error", json!(args.on_error)),
         ("routing", json!(args.routing)),

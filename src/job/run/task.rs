@@ -2,14 +2,14 @@
 
 use super::plan::Opened;
 use crate::cli::run::RunArgs;
-use crate::corpus::{Record, Scan};
+use crate::corpus::{Reading, Record, Scan};
 use crate::decode::trace::{TokenRoutes, Trace};
 use crate::decode::workload::Workload;
 use crate::model::Model;
 use crate::results::{Judge, Row, Tally};
 use anyhow::Result;
 use serde_json::Value;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// A job over a corpus: its options, its checkpoint, and what it does with a row. Every rank has one.
 pub trait Task {
@@ -26,8 +26,10 @@ pub trait Task {
     fn run(&self) -> &RunArgs;
     /// All options, as results and report show them.
     fn arguments(&self) -> Result<Value>;
-    /// The input.
-    fn input(&self) -> &Path;
+    /// The files of the input, and patterns of such.
+    fn inputs(&self) -> &[PathBuf];
+    /// What is read from a row.
+    fn reading(&self) -> Reading;
     /// The checkpoint.
     fn opened(&self) -> &Opened;
     /// Outputs of each record: output `i` belongs to record `i / outputs`.

@@ -30,8 +30,8 @@ pub fn of_flags(args: &TranslateArgs, tokenizer: &Tokenizer) -> Result<()> {
 /// Names the line and the code, or the flag that is missing.
 pub fn of_rows(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
     for (column, codes) in [("source_lang", &scan.source_langs), ("target_lang", &scan.target_langs)] {
-        for (code, line) in codes {
-            let place = || format!("{}, line {line}: {column} {code}", scan.path.display());
+        for (code, row) in codes {
+            let place = || format!("{}: {column} {code}", scan.place(*row));
             tokenizer.target_lang_id(code).with_context(place)?;
         }
     }
@@ -40,32 +40,32 @@ pub fn of_rows(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Resu
         line.filter(|_| flag.is_none() && args.run.on_error == OnError::Fail)
     };
     let nobody = |named: &BTreeMap<String, u64>| named.is_empty() && rows;
-    if let Some(line) = missing(&args.source, scan.without_source)
-        .or(nobody(&scan.source_langs).then_some(1))
+    if let Some(row) = missing(&args.source, scan.without_source)
+        .or(nobody(&scan.source_langs).then_some(0))
         .filter(|_| args.source.is_none())
     {
         bail!(
-            "--source is missing: the language of the input, e.g. --source eng_Latn; {}, line {line}, names no source_lang \
+            "--source is missing: the language of the input, e.g. --source eng_Latn; {}, names no source_lang \
              of its own (a column in TSV and JSONL)",
-            scan.path.display()
+            scan.place(row)
         );
     }
     let target = args.target.first().cloned();
-    if let Some(line) = missing(&target, scan.without_target)
-        .or(nobody(&scan.target_langs).then_some(1))
+    if let Some(row) = missing(&target, scan.without_target)
+        .or(nobody(&scan.target_langs).then_some(0))
         .filter(|_| target.is_none())
     {
         bail!(
-            "--target is missing: the language to translate to, e.g. --target fra_Latn; {}, line {line}, names no \
+            "--target is missing: the language to translate to, e.g. --target fra_Latn; {}, names no \
              target_lang of its own (a column in TSV and JSONL)",
-            scan.path.display()
+            scan.place(row)
         );
     }
     ensure!(
         args.target.len() < 2 || scan.target_langs.is_empty(),
         "--target names {} languages, and rows of {} name their own: leave one of them out",
         args.target.len(),
-        scan.path.display()
+        scan.name()
     );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What is said of all rows together, computed as the finished file is put together: counts, BLEU and chrF.
 
 use crate::cli::TranslateArgs;
-use crate::corpus::{self, scan, Record, Scan, WindowLimits, WindowReader};
+use crate::corpus::{self, scan, Reading, Record, Scan, WindowLimits, WindowReader};
 use crate::job::run::Figures;
 use crate::metrics::bleu::BleuStats;
 use crate::metrics::chrf::ChrfStats;
@@ -20,7 +20,7 @@ pub fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
         "--references names {files} files for {targets} target languages: one for each, in their order"
     );
     for path in &args.references {
-        let found = corpus::scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        let found = corpus::scan(&[path], &Reading::default(), WindowLimits::default(), &mut |_, _| ())?;
         if let Some(refusal) = found.refusal() {
             bail!("--references {refusal}");
         }
@@ -30,7 +30,7 @@ pub fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
             path.display(),
             found.rows,
             scan.rows,
-            scan.path.display()
+            scan.name()
         );
     }
     Ok(())
@@ -63,7 +63,7 @@ struct References {
 
 impl References {
     fn open(path: &Path) -> Result<References> {
-        let scan = scan(path, WindowLimits::default(), &mut |_, _| ())?;
+        let scan = scan(&[path], &Reading::default(), WindowLimits::default(), &mut |_, _| ())?;
         Ok(References {
             reader: WindowReader::open(&scan)?,
             next: 0,
