@@ -205,7 +205,7 @@ pub fn report(args: &TranslateArgs, model: &Model, ranks: &[RankSummary], qualit
             "all_rows": quality.map(|q| q.tally.statuses.iter().sum::<u64>()),
             "all_tokens": quality.map(|q| q.tally.tokens),
             "by_status": quality.map(|q| Status::ALL.iter().zip(q.tally.statuses).map(|(s, n)| (s.name().to_string(), json!(n))).collect::<serde_json::Map<_, _>>()),
-            "metrics": quality.map(|q| q.figures().into_iter().map(|(n, x)| (n, json!(x))).collect::<serde_json::Map<_, _>>()),
+            "metrics": quality.map(|q| q.figures().into_iter().map(|f| (f.name, json!(f.score))).collect::<serde_json::Map<_, _>>()),
             "cpu_seconds": ranks.iter().map(|r| r.cpu_seconds).collect::<Vec<_>>(),
             "phases": phases.collect::<Vec<_>>(),
             "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
@@ -257,8 +257,8 @@ pub fn print(to: &mut dyn Write, ranks: &[RankSummary], quality: Option<&Quality
                 .collect::<Vec<_>>()
                 .join(", ")
         )?;
-        for (name, figure) in q.figures() {
-            writeln!(to, "{name:<11} {figure:.2}")?;
+        for figure in q.figures() {
+            writeln!(to, "{:<11} {:.2}", figure.name, figure.score)?;
         }
     }
     let total = |name: &str| {
