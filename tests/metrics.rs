@@ -1,107 +1,302 @@
-//! BLEU and chrF against figures of sacreBLEU 2.6.0 (`tests/fixtures/metrics.json`) and on the demo's translations.
+//! BLEU, chrF and TER against figures of sacreBLEU 2.6.0, ROUGE against `rouge-score` (`tests/fixtures/metrics.json`), and the
+//! demo's translations.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde_json::Value;
-use sluicegate::metrics::bleu::{corpus_bleu, BleuStats};
+use sluicegate::metrics::bleu::{corpus_bleu, BleuOptions, BleuStats, Smoothing};
 use sluicegate::metrics::chrf::{corpus_chrf, ChrfStats};
-use sluicegate::metrics::tokenize_13a;
+use sluicegate::metrics::edit_distance::levenshtein;
+use sluicegate::metrics::measure::{Figure, Measure};
+use sluicegate::metrics::rouge;
+use sluicegate::metrics::ter::{TerOptions, TerStats};
+use sluicegate::metrics::tokenize::Tokenizer;
 
-fn fixture() -> Value {
+static FIXTURE: LazyLock<Value> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+});
+
+/// A system and its references.
+struct Case {
+    name: &'static str,
+    hyps: Vec<&'static str>,
+    refs: Vec<Vec<&'static str>>,
+    expected: &'static Value,
 }
 
-fn lines(value: &Value) -> Vec<&str> {
+impl Case {
+    fn all() -> Vec<Case> {
+        let of = |case: &'static Value| Case {
+            name: case["name"].as_str().unwrap(),
+            hyps: lines(&case["system"]),
+            refs: case["references"].as_array().unwrap().iter().map(lines).collect(),
+            expected: case,
+        };
+        FIXTURE["cases"].as_array().unwrap().iter().map(of).collect()
+    }
+
+    /// The references of line `i`.
+    fn refs(&self, i: usize) -> Vec<&'static str> {
+        self.refs.iter().map(|r| r[i]).collect()
+    }
+
+    /// What `measure` says of the lines from `lines`.
+    fn figures(&self, mut measure: Measure, lines: impl Iterator<Item = usize>) -> Vec<Figure> {
+        lines.for_each(|i| measure.add(self.hyps[i], &self.refs(i)));
+        measure.figures()
+    }
+
+    fn all_figures(&self, measure: Measure) -> Vec<Figure> {
+        self.figures(measure, 0..self.hyps.len())
+    }
+
+    /// The measure's only figure has the score, name and signature of sacreBLEU.
+    fn check(&self, measure: Measure, expected: &Value) -> Figure {
+        let what = format!("{}, {}", self.name, expected["options"]);
+        let figure = self.all_figures(measure).remove(0);
+        close(&what, figure.score, &expected["score"]);
+        assert_eq!(figure.name, expected["name"].as_str().unwrap(), "{what}");
+        let version = format!("|version:sluice-{}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(
+            figure.signature,
+            format!("{}{version}", expected["signature"].as_str().unwrap()),
+            "{what}"
+        );
+        figure
+    }
+}
+
+fn lines(value: &'static Value) -> Vec<&'static str> {
     value.as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect()
 }
 
 fn close(what: &str, found: f64, expected: &Value) {
     let expected = expected.as_f64().unwrap();
     assert!(
-        (found - expected).abs() < 1e-9,
-        "{what}: {found}, sacreBLEU has {expected}"
+        (found - expected).abs() <= 1e-11 * expected.abs().max(1.0),
+        "{what}: {found}, expected {expected}"
     );
+    assert_eq!(format!("{found:.4}"), format!("{expected:.4}"), "{what}");
+}
+
+fn is(options: &Value, name: &str) -> bool {
+    options[name].as_bool().unwrap_or(false)
+}
+
+fn tokenizer(name: &str) -> Tokenizer {
+    match name {
+        "13a" => Tokenizer::V13a,
+        "intl" => Tokenizer::International,
+        "zh" => Tokenizer::Chinese,
+        "char" => Tokenizer::Char,
+        "none" => Tokenizer::None,
+        other => panic!("{other}"),
+    }
+}
+
+fn bleu_options(options: &Value) -> BleuOptions {
+    let value = |default| options["smooth_value"].as_f64().unwrap_or(default);
+    BleuOptions {
+        tokenizer: tokenizer(options["tokenize"].as_str().unwrap_or("13a")),
+        lowercase: is(options, "lowercase"),
+        effective_order: is(options, "effective_order"),
+        smoothing: match options["smooth_method"].as_str().unwrap_or("exp") {
+            "exp" => Smoothing::Exp,
+            "floor" => Smoothing::Floor(value(Smoothing::FLOOR)),
+            "add-k" => Smoothing::AddK(value(Smoothing::ADD_K)),
+            "none" => Smoothing::None,
+            other => panic!("{other}"),
+        },
+    }
+}
+
+fn ter_options(options: &Value) -> TerOptions {
+    TerOptions {
+        case_sensitive: is(options, "case_sensitive"),
+        normalized: is(options, "normalized"),
+        no_punct: is(options, "no_punct"),
+        asian_support: is(options, "asian_support"),
+    }
 }
 
 #[test]
 fn tokens_are_those_of_sacrebleu() {
-    let fixture = fixture();
-    let pairs = fixture["tokens_13a"].as_array().unwrap();
-    assert!(pairs.len() > 50);
+    for (name, pairs) in FIXTURE["tokens"].as_object().unwrap() {
+        let pairs = pairs.as_array().unwrap();
+        assert!(pairs.len() > 80);
+        for pair in pairs {
+            let (segment, tokens) = (pair[0].as_str().unwrap(), lines(&pair[1]));
+            let found = tokenizer(name).tokenize(segment);
+            let found: Vec<&str> = found
+                .split(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+                .filter(|token| !token.is_empty())
+                .collect();
+            assert_eq!(found, tokens, "{name} of {segment:?}");
+        }
+    }
+}
+
+#[test]
+fn bleu_is_that_of_sacrebleu() {
+    let cases = Case::all();
+    assert!(cases.len() > 30);
+    for case in &cases {
+        for expected in case.expected["bleu"].as_array().unwrap() {
+            let options = bleu_options(&expected["options"]);
+            let figure = case.check(Measure::bleu(options.clone()), expected);
+            assert_eq!(figure.parts["verbose_score"], expected["verbose"], "{}", case.name);
+            let mut stats = BleuStats::new(options);
+            case.hyps
+                .iter()
+                .enumerate()
+                .for_each(|(i, hyp)| stats.add(hyp, &case.refs(i)));
+            let bleu = stats.score();
+            close(case.name, bleu.bp, &expected["bp"]);
+            close(case.name, bleu.ratio, &expected["ratio"]);
+            for (order, precision) in bleu.precisions.iter().enumerate() {
+                close(case.name, *precision, &expected["precisions"][order]);
+            }
+            assert_eq!(Some(bleu.sys_len), expected["sys_len"].as_u64(), "{}", case.name);
+            assert_eq!(Some(bleu.ref_len), expected["ref_len"].as_u64(), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn bleu_of_a_sentence_is_that_of_sacrebleu() {
+    for case in Case::all() {
+        for (i, expected) in case.expected["sentence_bleu"].as_array().unwrap().iter().enumerate() {
+            let options = BleuOptions {
+                effective_order: true,
+                ..BleuOptions::default()
+            };
+            let figure = case.figures(Measure::bleu(options), i..i + 1).remove(0);
+            close(&format!("{}, line {i}", case.name), figure.score, expected);
+        }
+    }
+}
+
+#[test]
+fn chrf_is_that_of_sacrebleu() {
+    for case in Case::all() {
+        for expected in case.expected["chrf"].as_array().unwrap() {
+            let options = &expected["options"];
+            let order = options["word_order"].as_u64().unwrap_or(0) as usize;
+            case.check(Measure::chrf(order, is(options, "lowercase")), expected);
+        }
+    }
+}
+
+#[test]
+fn ter_is_that_of_sacrebleu() {
+    for case in Case::all() {
+        for expected in case.expected["ter"].as_array().unwrap() {
+            case.check(Measure::ter(ter_options(&expected["options"])), expected);
+        }
+    }
+}
+
+/// Shifts near and far, their limits, lengths far apart: the edits that sacreBLEU finds, which are never more than
+/// Levenshtein's.
+#[test]
+fn edits_and_shifts_are_those_of_sacrebleu() {
+    let pairs = FIXTURE["edits"].as_array().unwrap();
+    let mut shifted = 0;
     for pair in pairs {
-        let pair = lines(pair);
-        assert_eq!(tokenize_13a::tokenize(pair[0]), pair[1], "{:?}", pair[0]);
+        let (hyp, reference) = (pair[0].as_str().unwrap(), pair[1].as_str().unwrap());
+        let mut stats = TerStats::new(TerOptions::default());
+        stats.add(hyp, &[reference]);
+        let edits = stats.score().edits;
+        assert_eq!(Some(edits), pair[2].as_u64(), "{hyp:?} to {reference:?}");
+        let words = |line: &'static str| line.split_whitespace().collect::<Vec<_>>();
+        let plain = levenshtein(&words(hyp), &words(reference)) as u64;
+        assert!(
+            edits <= plain,
+            "{hyp:?} to {reference:?}: {edits}, {plain} without shifts"
+        );
+        shifted += usize::from(edits < plain);
     }
+    assert!(shifted > pairs.len() / 3, "{shifted} of {}", pairs.len());
 }
 
 #[test]
-fn scores_are_those_of_sacrebleu() {
-    for case in fixture()["cases"].as_array().unwrap() {
-        let name = case["name"].as_str().unwrap();
-        let hyps = lines(&case["system"]);
-        let refs: Vec<Vec<&str>> = case["references"].as_array().unwrap().iter().map(lines).collect();
-        let bleu = corpus_bleu(&hyps, &refs).unwrap();
-        let expected = &case["bleu"];
-        close(name, bleu.score, &expected["score"]);
-        close(name, bleu.bp, &expected["bp"]);
-        close(name, bleu.ratio, &expected["ratio"]);
-        for (order, precision) in bleu.precisions.iter().enumerate() {
-            close(name, *precision, &expected["precisions"][order]);
-        }
-        assert_eq!(bleu.sys_len, expected["sys_len"].as_u64().unwrap(), "{name}");
-        assert_eq!(bleu.ref_len, expected["ref_len"].as_u64().unwrap(), "{name}");
-        for (key, word_order) in [("chrf", 0), ("chrf_plus_plus", 2)] {
-            let chrf = corpus_chrf(&hyps, &refs, word_order).unwrap();
-            close(&format!("{name}, {key}"), chrf.score, &case[key]["score"]);
-            assert_eq!(chrf.name(), case[key]["name"].as_str().unwrap());
+fn rouge_is_that_of_rouge_score() {
+    for case in Case::all() {
+        for expected in case.expected["rouge"].as_array().unwrap() {
+            let figures = case.all_figures(Measure::rouge(is(expected, "stem")));
+            for (figure, expected) in figures.iter().zip(expected["figures"].as_array().unwrap()) {
+                let what = format!("{}, {}", case.name, figure.name);
+                assert_eq!(figure.name, expected["name"].as_str().unwrap());
+                close(&what, figure.score, &expected["fmeasure"]);
+                for part in ["precision", "recall"] {
+                    close(&what, figure.parts[part].as_f64().unwrap(), &expected[part]);
+                }
+            }
         }
     }
+    let stem = Measure::rouge(true).figures().remove(0).signature;
+    assert!(stem.starts_with("nrefs:0|case:lc|stem:yes|version:"), "{stem}");
 }
 
+/// A word and its stem are one to ROUGE, a word and anything else are two.
 #[test]
-fn signatures_have_the_keys_of_sacrebleu() {
-    let version = format!("|version:sluice-{}", env!("CARGO_PKG_VERSION"));
-    for case in fixture()["cases"].as_array().unwrap() {
-        let refs: Vec<Vec<&str>> = case["references"].as_array().unwrap().iter().map(lines).collect();
-        let (mut bleu, mut chrf, mut plus) = (BleuStats::default(), ChrfStats::chrf(), ChrfStats::chrf_plus_plus());
-        for (i, hyp) in lines(&case["system"]).into_iter().enumerate() {
-            let refs: Vec<&str> = refs.iter().map(|r| r[i]).collect();
-            bleu.add(hyp, &refs);
-            chrf.add(hyp, &refs);
-            plus.add(hyp, &refs);
-        }
-        let expected = |key: &str| format!("{}{version}", case[key]["signature"].as_str().unwrap());
-        assert_eq!(bleu.signature(), expected("bleu"));
-        assert_eq!(chrf.signature(), expected("chrf"));
-        assert_eq!(plus.signature(), expected("chrf_plus_plus"));
+fn stems_are_those_of_nltk() {
+    let stems = FIXTURE["stems"].as_object().unwrap();
+    assert!(stems.len() > 700);
+    for (word, expected) in stems.iter().filter(|(word, _)| word.len() > 3) {
+        assert_eq!(rouge::stem(word), expected.as_str().unwrap(), "{word}");
     }
 }
 
+fn measures() -> Vec<Measure> {
+    vec![
+        Measure::bleu(BleuOptions::default()),
+        Measure::chrf(0, false),
+        Measure::chrf(2, true),
+        Measure::ter(TerOptions::default()),
+        Measure::rouge(true),
+    ]
+}
+
+/// However rows are spread and in whatever order parts arrive: the same to the last bit.
 #[test]
 fn merged_parts_equal_the_whole() {
-    let fixture = fixture();
-    let (mut whole, mut merged) = (BleuStats::default(), BleuStats::default());
-    let (mut whole_chrf, mut merged_chrf) = (ChrfStats::chrf_plus_plus(), ChrfStats::chrf_plus_plus());
-    for case in fixture["cases"].as_array().unwrap() {
-        let (mut part, mut part_chrf) = (BleuStats::default(), ChrfStats::chrf_plus_plus());
-        for (hyp, reference) in lines(&case["system"]).into_iter().zip(lines(&case["references"][0])) {
-            whole.add(hyp, &[reference]);
-            whole_chrf.add(hyp, &[reference]);
-            part.add(hyp, &[reference]);
-            part_chrf.add(hyp, &[reference]);
+    for (at, mut whole) in measures().into_iter().enumerate() {
+        let mut parts = Vec::new();
+        for case in Case::all() {
+            let mut part = measures().remove(at);
+            for (i, hyp) in case.hyps.iter().enumerate() {
+                whole.add(hyp, &case.refs(i));
+                part.add(hyp, &case.refs(i));
+            }
+            parts.push(part);
         }
-        // As a part arrives from another rank.
-        let part: BleuStats = serde_json::from_str(&serde_json::to_string(&part).unwrap()).unwrap();
-        let part_chrf: ChrfStats = serde_json::from_str(&serde_json::to_string(&part_chrf).unwrap()).unwrap();
-        merged.merge(&part);
-        merged_chrf.merge(&part_chrf).unwrap();
+        let mut merged = measures().remove(at);
+        parts.iter().rev().for_each(|part| merged.merge(part).unwrap());
+        merged.merge(&measures().remove(at)).unwrap();
+        assert_eq!(whole, merged);
+        let bits = |measure: &Measure| -> Vec<u64> { measure.figures().iter().map(|f| f.score.to_bits()).collect() };
+        assert_eq!(bits(&whole), bits(&merged));
+        assert!(whole.figures()[0].signature.starts_with("nrefs:var|"));
+        assert!(whole.figures().iter().all(|f| f.score > 1.0));
+        for (other, more) in measures().iter().enumerate() {
+            assert_eq!(merged.merge(more).is_ok(), other == at, "{at} {other}");
+        }
     }
-    merged.merge(&BleuStats::default());
-    assert_eq!(whole, merged);
-    assert_eq!(whole_chrf, merged_chrf);
-    assert!(whole.score().score > 1.0);
-    assert!(merged_chrf.merge(&ChrfStats::chrf()).is_err());
+    let lowercase = BleuOptions {
+        lowercase: true,
+        ..BleuOptions::default()
+    };
+    assert!(measures()[0].merge(&Measure::bleu(lowercase)).is_err());
+    assert!(measures()[4].merge(&Measure::rouge(false)).is_err());
+    let cased = TerOptions {
+        case_sensitive: true,
+        ..TerOptions::default()
+    };
+    assert!(measures()[3].merge(&Measure::ter(cased)).is_err());
+    assert!(ChrfStats::chrf().merge(&ChrfStats::chrf_plus_plus()).is_err());
 }
 
 #[test]
@@ -115,12 +310,11 @@ fn uneven_and_missing_references() {
     );
     assert!(corpus_chrf(&["a"], &[], 0).is_err());
     assert_eq!(corpus_bleu(&[], &[vec![]]).unwrap().score, 0.0);
-    let mut stats = BleuStats::default();
-    stats.add("a", &["a"]);
-    stats.add("a", &["a", "b"]);
-    assert!(stats.signature().starts_with("nrefs:var|"));
-    stats.add("a", &[]);
-    assert_eq!(stats.score().sys_len, 3);
+    for mut measure in measures() {
+        assert!(measure.figures().iter().all(|f| f.score == 0.0));
+        measure.add("a", &[]);
+        assert!(measure.figures().iter().all(|f| f.score == 0.0), "{measure:?}");
+    }
 }
 
 #[test]

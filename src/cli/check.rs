@@ -9,7 +9,8 @@ use anyhow::{bail, ensure, Context, Result};
 
 use super::generation::GenerationArgs;
 use super::run::RunArgs;
-use super::TranslateArgs;
+use super::score::Prefix;
+use super::{ScoreArgs, TranslateArgs};
 
 /// Checks the options of `translate` against each other, without looking at files.
 ///
@@ -36,6 +37,38 @@ pub fn translate(args: &TranslateArgs) -> Result<()> {
         found == 0 || !args.run.no_merge,
         "--references with --no-merge: BLEU and chrF are computed as the rows are merged; leave one of them out"
     );
+    run(&args.run)
+}
+
+/// Checks the options of `score` against each other, without looking at files.
+///
+/// # Errors
+/// As [`translate`].
+pub fn score(args: &ScoreArgs) -> Result<()> {
+    if let (Some(window), Some(stride)) = (args.window, args.stride) {
+        ensure!(
+            stride <= window,
+            "--stride {stride} is above --window {window}: tokens between two windows would have no score; give at most {window}"
+        );
+    }
+    ensure!(
+        args.window != Some(1) || args.prefix != Prefix::None,
+        "--window 1 without a prefix scores nothing: the first token of a window has nothing before it; give 2 or more"
+    );
+    let languages = [("--source", &args.source), ("--target", &args.target)];
+    for (flag, _) in languages.iter().filter(|(_, code)| code.is_some() && !args.pairs) {
+        bail!("{flag} is the language of a half of --pairs; leave it out, or give --pairs");
+    }
+    for (flag, given) in [
+        ("--window", args.window.is_some()),
+        ("--stride", args.stride.is_some()),
+        ("--prefix", args.prefix != Prefix::None),
+    ] {
+        ensure!(
+            !(given && args.pairs),
+            "{flag} with --pairs: a target is read whole, behind the decoder's start token; leave it out"
+        );
+    }
     run(&args.run)
 }
 

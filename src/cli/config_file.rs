@@ -11,6 +11,8 @@ use anyhow::{bail, ensure, Context, Result};
 use clap::{Arg, Command};
 use toml::Value;
 
+use crate::metrics::edit_distance::levenshtein;
+
 /// Puts the options of the file that `--config` names before the other arguments of the command.
 ///
 /// `program` is the whole command line's definition, `arguments` begin with the program's name.
@@ -108,7 +110,9 @@ fn unknown(command: &Command, path: &Path, key: &str, name: &str) -> anyhow::Err
         .get_arguments()
         .filter_map(Arg::get_long)
         .filter(|flag| *flag != "config");
-    let closest = flags.min_by_key(|flag| distance(flag, name)).unwrap_or_default();
+    let closest = flags
+        .min_by_key(|flag| levenshtein(flag.as_bytes(), name.as_bytes()))
+        .unwrap_or_default();
     anyhow::anyhow!(
         "--config {path}: unknown key {key:?}; keys are the long flags' names, the closest one is {closest:?} \
          (sluice {} --help lists them)",
@@ -172,22 +176,6 @@ fn accept(flag: &Arg, argument: &OsString) -> Result<()> {
         bail!("{}", said.join(" "));
     }
     Ok(())
-}
-
-/// Levenshtein's distance between two names.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -310,12 +298,5 @@ mod tests {
         assert_eq!(named_file(&arguments("a --config b --config=c")), Some("c".into()));
         assert_eq!(named_file(&arguments("a -- --config b")), None);
         assert_eq!(named_file(&arguments("a --config")), None);
-    }
-
-    #[test]
-    fn distances() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("same", "same"), 0);
     }
 }

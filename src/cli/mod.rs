@@ -10,6 +10,7 @@ pub mod input;
 pub mod log;
 pub mod markdown;
 pub mod run;
+pub mod score;
 pub mod translate;
 mod value;
 
@@ -20,6 +21,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+pub use score::ScoreArgs;
 pub use translate::TranslateArgs;
 
 /// What stands under `sluice --help`: the exit codes, the environment, examples.
@@ -59,6 +61,9 @@ pub enum Command {
     /// Translate a text file, a sentence a line (or TSV, JSONL)
     #[command(after_long_help = translate::AFTER_HELP)]
     Translate(Box<TranslateArgs>),
+    /// Score texts: log-probabilities of their tokens, and perplexity
+    #[command(after_long_help = score::AFTER_HELP)]
+    Score(Box<ScoreArgs>),
     /// Print the results in a finished output file
     Show(ShowArgs),
     /// Join the segments of a run into its output file (after --no-merge)
@@ -125,8 +130,10 @@ where
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let arguments = config_file::expand(&Cli::command(), arguments)?;
     let cli = Cli::try_parse_from(arguments)?;
-    if let Command::Translate(arguments) = &cli.command {
-        check::translate(arguments)?;
+    match &cli.command {
+        Command::Translate(arguments) => check::translate(arguments)?,
+        Command::Score(arguments) => check::score(arguments)?,
+        _ => {}
     }
     Ok(cli)
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::generation::GenerationArgs;
 use super::input::InputArgs;
 use super::run::RunArgs;
+use super::value::code;
 
 /// What stands under `sluice translate --help`.
 pub const AFTER_HELP: &str = "\
@@ -60,15 +61,4 @@ pub struct TranslateArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub generation: GenerationArgs,
-}
-
-/// A parser of language codes. Which codes a model knows is the tokenizer's to say; here only slips are caught.
-fn code(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("a language code is missing, e.g. fra_Latn".to_owned()),
-        code if code.contains(char::is_whitespace) => {
-            Err("write several codes with commas: fra_Latn,deu_Latn".to_owned())
-        }
-        code => Ok(code.to_owned()),
-    }
 }

@@ -1,4 +1,9 @@
-//! Parsers of values that several commands share.
+//! Values that several commands share, and their parsers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
 
 /// An upper bound that only catches slips of the keyboard.
 pub const MANY: usize = 1 << 30;
@@ -27,4 +32,82 @@ pub fn seconds(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|number| (0.1..=86_400.0).contains(number));
     number.ok_or_else(|| "it must be a number of seconds from 0.1 to 86400".to_owned())
+}
+
+/// A parser of language codes. Which codes a model knows is the tokenizer's to say; here only slips are caught.
+pub fn code(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a language code is missing, e.g. fra_Latn".to_owned()),
+        code if code.contains(char::is_whitespace) => {
+            Err("write several codes with commas: fra_Latn,deu_Latn".to_owned())
+        }
+        code => Ok(code.to_owned()),
+    }
+}
+
+/// An amount of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Memory {
+    /// As much as is fastest.
+    Auto,
+    /// This many bytes.
+    #[serde(untagged)]
+    Bytes(u64),
+}
+
+/// Letters that stand behind numbers of bytes, and what they mean.
+const UNITS: [(char, u64); 4] = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30), ('T', 1 << 40)];
+
+impl FromStr for Memory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Memory, String> {
+        if text == "auto" {
+            return Ok(Memory::Auto);
+        }
+        let upper = text.to_ascii_uppercase();
+        let plain = upper.trim_end_matches("IB").trim_end_matches('B');
+        let unit = UNITS.iter().find(|(letter, _)| plain.ends_with(*letter));
+        let number = plain.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let bytes = number.parse::<f64>().ok().filter(|n| plain.len() - number.len() <= 1 && n.is_finite());
+        let bytes = bytes.map(|n| n * unit.map_or(1.0, |u| u.1 as f64));
+        match bytes {
+            Some(bytes) if (1.0..1e18).contains(&bytes) => Ok(Memory::Bytes(bytes as u64)),
+            _ => Err("it must be an amount of memory such as 512M or 2G, or auto".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Memory::Bytes(bytes) = self else { return f.write_str("auto") };
+        match UNITS.iter().rev().find(|(_, unit)| bytes % unit == 0) {
+            Some((letter, unit)) => write!(f, "{}{letter}", bytes / unit),
+            None => write!(f, "{bytes}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_units() {
+        for (text, bytes, shown) in [
+            ("2G", 2u64 << 30, "2G"),
+            ("1.5g", 3 << 29, "1536M"),
+            ("512MiB", 512 << 20, "512M"),
+            ("64KB", 64 << 10, "64K"),
+            ("1000", 1000, "1000"),
+        ] {
+            let memory: Memory = text.parse().unwrap();
+            assert_eq!((memory, memory.to_string().as_str()), (Memory::Bytes(bytes), shown), "{text}");
+        }
+        assert_eq!("auto".parse(), Ok(Memory::Auto));
+        for text in ["", "G", "-1G", "2X", "2GG", "nanG", "0", "1e300T"] {
+            assert!(text.parse::<Memory>().unwrap_err().contains("512M"), "{text}");
+        }
+    }
 }

@@ -1,12 +1,10 @@
 //! chrF and chrF++ over a corpus (Popović, 2015 and 2017), as sacreBLEU computes them: character n-grams up to 6 without
 //! white space, beta 2, averaged over the orders that occur.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 
-use serde::{Deserialize, Serialize};
-
-use super::{same_length, version, words, References};
+use super::ngram::counts;
+use super::{case, same_length, version, words, References};
 
 /// The longest character n-gram that is counted.
 pub const CHAR_ORDER: usize = 6;
@@ -34,7 +32,7 @@ impl Chrf {
 }
 
 /// N-grams of one order: those of the system, of the reference, and in both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Matches {
     hyp: u64,
     reference: u64,
@@ -42,9 +40,10 @@ struct Matches {
 }
 
 /// What chrF needs to know of segments: whole numbers that add up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChrfStats {
     word_order: usize,
+    lowercase: bool,
     orders: Vec<Matches>,
     references: References,
 }
@@ -70,18 +69,26 @@ impl ChrfStats {
     pub fn with_word_order(word_order: usize) -> ChrfStats {
         ChrfStats {
             word_order,
+            lowercase: false,
             orders: vec![Matches::default(); CHAR_ORDER + word_order],
             references: References::None,
         }
     }
 
+    /// The same with upper and lower case as one, if `lowercase`.
+    pub fn lowercase(self, lowercase: bool) -> ChrfStats {
+        ChrfStats { lowercase, ..self }
+    }
+
     /// Adds a segment: the system's line and its references, of which the one that fits best counts.
     pub fn add(&mut self, hyp: &str, refs: &[&str]) {
         self.references.add(refs.len());
-        let hyp = Segment::of(hyp);
+        let hyp = case(hyp, self.lowercase);
+        let hyp = Segment::of(&hyp);
         let mut best: Option<(f64, Vec<Matches>)> = None;
         for reference in refs {
-            let orders = hyp.compare(&Segment::of(reference), self.word_order);
+            let reference = case(reference, self.lowercase);
+            let orders = hyp.compare(&Segment::of(&reference), self.word_order);
             let score = f_score(&orders);
             if best.as_ref().is_none_or(|(found, _)| score > *found) {
                 best = Some((score, orders));
@@ -92,18 +99,19 @@ impl ChrfStats {
         }
     }
 
-    /// Adds the segments of another of the same word order.
+    /// Adds the segments of another of the same word order and case.
     ///
     /// # Errors
-    /// The word orders differ.
+    /// The word orders or cases differ.
     pub fn merge(&mut self, other: &ChrfStats) -> anyhow::Result<()> {
-        if self.word_order != other.word_order {
-            anyhow::bail!(
-                "chrF of word order {} cannot be added to one of {}",
-                other.word_order,
-                self.word_order
-            );
-        }
+        anyhow::ensure!(
+            (self.word_order, self.lowercase) == (other.word_order, other.lowercase),
+            "chrF of word order {}, lower case {} cannot be added to one of {}, {}",
+            other.word_order,
+            other.lowercase,
+            self.word_order,
+            self.lowercase
+        );
         add_up(&mut self.orders, &other.orders);
         self.references.merge(&other.references);
         Ok(())
@@ -120,8 +128,9 @@ impl ChrfStats {
     /// sacreBLEU's signature of this score.
     pub fn signature(&self) -> String {
         let nrefs = self.references.signature();
+        let case = if self.lowercase { "lc" } else { "mixed" };
         format!(
-            "nrefs:{nrefs}|case:mixed|eff:yes|nc:{CHAR_ORDER}|nw:{}|space:no|{}",
+            "nrefs:{nrefs}|case:{case}|eff:yes|nc:{CHAR_ORDER}|nw:{}|space:no|{}",
             self.word_order,
             version()
         )
@@ -188,14 +197,6 @@ fn matches<T: Eq + Hash>(hyp: &[T], reference: &[T], order: usize) -> Matches {
         reference: reference.values().sum(),
         both,
     }
-}
-
-fn counts<T: Eq + Hash>(items: &[T], order: usize) -> HashMap<&[T], u64> {
-    let mut counts = HashMap::new();
-    for ngram in items.windows(order) {
-        *counts.entry(ngram).or_insert(0) += 1;
-    }
-    counts
 }
 
 fn add_up(sum: &mut [Matches], more: &[Matches]) {

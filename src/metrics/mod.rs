@@ -1,14 +1,27 @@
-//! What runs measure. How good a translation is: BLEU and chrF, figure for figure as sacreBLEU 2.x computes them; where
-//! time and memory went: [`meter`], [`memory`].
+//! What runs measure. How good a translation or text is: BLEU, chrF and TER, figure for figure as sacreBLEU 2.x computes
+//! them, ROUGE as `rouge-score` does; how sure a model was of a text: [`perplexity`]. Where time and memory went: [`meter`],
+//! [`memory`].
 //!
-//! BLEU and chrF are sums over segments: a rank adds its rows to a [`bleu::BleuStats`] or [`chrf::ChrfStats`], stats are merged
-//! in any order (they hold whole numbers only), and the score is computed once at the end.
+//! Every figure comes of sums over segments: rows are added to a [`bleu::BleuStats`], [`perplexity::Sums`] and so on, stats
+//! are merged in any order with the same result to the last bit (whole numbers, or [`sum::FixedSum`]), and the score is
+//! computed once at the end. [`measure::Measure`] is any of those that compare a text with references.
 
 pub mod bleu;
 pub mod chrf;
+pub mod edit_distance;
+mod edit_rate;
+pub mod measure;
 pub mod memory;
 pub mod meter;
-pub mod tokenize_13a;
+mod ngram;
+pub mod perplexity;
+mod porter;
+pub mod rouge;
+pub mod sum;
+pub mod ter;
+pub mod tokenize;
+
+use std::borrow::Cow;
 
 /// Python's `str.isspace`: Unicode's white space, and the four ASCII separators that Unicode leaves out.
 fn is_space(c: char) -> bool {
@@ -20,8 +33,26 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_space).filter(|w| !w.is_empty())
 }
 
+/// The text, in lower case if asked for.
+fn case(text: &str, lowercase: bool) -> Cow<'_, str> {
+    if lowercase {
+        Cow::Owned(text.to_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// How a signature writes a switch.
+fn yes_no(switch: bool) -> &'static str {
+    if switch {
+        "yes"
+    } else {
+        "no"
+    }
+}
+
 /// How many references the segments had: sacreBLEU's `nrefs`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum References {
     /// No segment yet.
     #[default]

@@ -3,8 +3,8 @@
 use crate::cli::TranslateArgs;
 use crate::corpus::{self, scan, Reading, Record, Scan, WindowLimits, WindowReader};
 use crate::job::run::Figures;
-use crate::metrics::bleu::BleuStats;
-use crate::metrics::chrf::ChrfStats;
+use crate::metrics::bleu::BleuOptions;
+use crate::metrics::measure::{Figure, Measure};
 use crate::results::{Judge, Metric, MetricValue, Row, Tally};
 use anyhow::{bail, ensure, Context, Result};
 use std::path::{Path, PathBuf};
@@ -49,8 +49,7 @@ pub struct Quality {
 struct Target {
     name: String,
     references: References,
-    bleu: BleuStats,
-    chrf: ChrfStats,
+    measures: [Measure; 2],
 }
 
 /// A reference file read forwards, a window at a time.
@@ -99,8 +98,7 @@ impl Quality {
             Ok(Target {
                 name,
                 references,
-                bleu: BleuStats::default(),
-                chrf: ChrfStats::default(),
+                measures: [Measure::bleu(BleuOptions::default()), Measure::chrf(0, false)],
             })
         };
         let targets_read = references.iter().enumerate().map(open).collect::<Result<_>>()?;
@@ -111,28 +109,12 @@ impl Quality {
         })
     }
 
-    /// BLEU and chrF of each target with references: (name, figure).
-    fn scores(&self) -> Vec<(String, f64)> {
-        let of = |t: &Target| {
-            let bleu = (format!("BLEU{}", t.name), t.bleu.score().score);
-            [
-                bleu,
-                (format!("{}{}", t.chrf.score().name(), t.name), t.chrf.score().score),
-            ]
-        };
-        self.targets.iter().flat_map(of).collect()
-    }
-
-    fn signatures(&self) -> Vec<(String, String)> {
-        let of = |t: &Target| {
-            let bleu = (format!("BLEU{}_signature", t.name), t.bleu.signature());
-            [
-                bleu,
-                (
-                    format!("{}{}_signature", t.chrf.score().name(), t.name),
-                    t.chrf.signature(),
-                ),
-            ]
+    /// BLEU and chrF of each target with references, under a name of the target where there are several.
+    fn scores(&self) -> Vec<Figure> {
+        let of = |t: &Target| -> Vec<Figure> {
+            let mut figures: Vec<Figure> = t.measures.iter().flat_map(Measure::figures).collect();
+            figures.iter_mut().for_each(|figure| figure.name += &t.name);
+            figures
         };
         self.targets.iter().flat_map(of).collect()
     }
@@ -145,24 +127,24 @@ impl Judge for Quality {
             let (line, target) = (row.index / self.outputs, (row.index % self.outputs) as usize);
             if let Some(t) = self.targets.get_mut(target) {
                 let reference = t.references.line(line)?;
-                t.bleu.add(&row.output, &[reference]);
-                t.chrf.add(&row.output, &[reference]);
+                t.measures.iter_mut().for_each(|m| m.add(&row.output, &[reference]));
             }
         }
         Ok(())
     }
 
     fn metrics(&mut self) -> Result<Vec<Metric>> {
-        let number = |(name, x)| Metric {
-            name,
-            value: MetricValue::Number(x),
+        let figures = self.scores();
+        let number = |figure: &Figure| Metric {
+            name: figure.name.clone(),
+            value: MetricValue::Number(figure.score),
         };
-        let text = |(name, s)| Metric {
-            name,
-            value: MetricValue::Text(s),
+        let signature = |figure: &Figure| Metric {
+            name: format!("{}_signature", figure.name),
+            value: MetricValue::Text(figure.signature.clone()),
         };
-        let mut all: Vec<Metric> = self.scores().into_iter().map(number).collect();
-        all.extend(self.signatures().into_iter().map(text));
+        let mut all: Vec<Metric> = figures.iter().map(number).collect();
+        all.extend(figures.iter().map(signature));
         all.extend(self.tally.metrics()?);
         Ok(all)
     }
@@ -174,7 +156,7 @@ impl Figures for Quality {
     }
 
     fn figures(&self) -> Vec<(String, f64)> {
-        self.scores()
+        self.scores().into_iter().map(|f| (f.name, f.score)).collect()
     }
 
     fn judge(&mut self) -> &mut dyn Judge {

@@ -1,0 +1,67 @@
+//! How BLEU cuts a segment into tokens: the tokenizers of sacreBLEU, each by its name there.
+
+mod chinese;
+mod international;
+pub(super) mod tercom;
+mod western;
+
+use super::words;
+
+/// A tokenizer of BLEU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tokenizer {
+    /// `13a`: mteval-v13a's, sacreBLEU's default.
+    #[default]
+    V13a,
+    /// `intl`: mteval-v14's, for punctuation and symbols of any script.
+    International,
+    /// `zh`: Chinese characters one by one, `13a` between them.
+    Chinese,
+    /// `char`: every character is a token.
+    Char,
+    /// `none`: tokens stand between white space already.
+    None,
+}
+
+impl Tokenizer {
+    /// The tokens of a segment, with white space between them.
+    pub fn tokenize(&self, segment: &str) -> String {
+        let segment = segment.trim_end_matches(super::is_space);
+        match self {
+            Tokenizer::V13a => western::tokenize_13a(segment),
+            Tokenizer::International => international::tokenize(segment),
+            Tokenizer::Chinese => chinese::tokenize(segment),
+            Tokenizer::Char => apart(words(segment).flat_map(str::chars)),
+            Tokenizer::None => segment.to_owned(),
+        }
+    }
+
+    /// What a signature says after `tok:`.
+    pub fn signature(&self) -> &'static str {
+        match self {
+            Tokenizer::V13a => "13a",
+            Tokenizer::International => "intl",
+            Tokenizer::Chinese => "zh",
+            Tokenizer::Char => "char",
+            Tokenizer::None => "none",
+        }
+    }
+}
+
+/// The characters with a space after each.
+fn apart(chars: impl Iterator<Item = char>) -> String {
+    chars.flat_map(|c| [c, ' ']).collect()
+}
+
+/// The text with white space around the characters that are `alone`.
+fn set_apart(text: &str, alone: impl Fn(char) -> bool) -> String {
+    let mut spaced = String::with_capacity(text.len() * 2);
+    for c in text.chars() {
+        if alone(c) {
+            spaced.extend([' ', c, ' ']);
+        } else {
+            spaced.push(c);
+        }
+    }
+    spaced
+}
