@@ -192,6 +192,7 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
         start: defaults.decoder_start_token_id.unwrap_or(config.decoder_start_token_id),
         eos,
         forced_eos: defaults.forced_eos_token_id,
+        sampling: None,
     };
     for id in settings.eos.iter().chain(&settings.forced_eos).chain([&settings.start]) {
         ensure!(
