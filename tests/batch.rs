@@ -190,6 +190,7 @@ fn settings(beams: usize) -> Settings {
         start: START,
         eos: vec![EOS],
         forced_eos: None,
+        sampling: None,
     }
 }
 

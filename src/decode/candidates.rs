@@ -24,7 +24,7 @@ pub fn ruled_out(settings: &Settings, bounds: &Bounds, before: &[u32], ids: &[u3
 }
 
 /// Appends the best continuations of `ids` to `out`, best first: those that the head found (`best`, logit and token) as
-/// log-probabilities, of which `log_sum` is the logarithm of all logits' exponentials, ruled out ones included. Where
+/// log-probabilities, or the one token that was drawn ([`super::sample::Drawn`]); of which `log_sum` is the logarithm of all logits' exponentials, ruled out ones included. Where
 /// fewer are left than asked for, ruled out tokens follow at -inf, as in the reference.
 ///
 /// # Errors
@@ -94,6 +94,7 @@ mod tests {
             forced_eos: Some(3),
             start: 0,
             eos: vec![1],
+            sampling: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Greedy search: the likeliest token, step by step.
+//! Greedy search: the likeliest token, step by step; or sampling, where the one token offered was drawn.
 
 use super::candidates::Candidate;
 use super::search::{Bounds, Hypothesis, Settings, Stop};

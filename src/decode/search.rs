@@ -1,8 +1,9 @@
-//! Search settings, and what greedy and beam search have in common.
+//! Search settings, and what greedy search, sampling and beam search have in common.
 
 use super::beam::Beams;
 use super::candidates::Candidate;
 use super::greedy::Greedy;
+use super::sample::Sampling;
 
 /// When beam search ends (Hugging Face's `early_stopping`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub enum EarlyStopping {
 /// How to search. Names and defaults are Hugging Face's; lengths count the decoder's start token.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Beams; 1 is greedy search.
+    /// Beams; 1 is greedy search, or sampling.
     pub beams: usize,
     /// Tokens of the longest output there may be, the start token included; an output's own [`Bounds`] may be tighter.
     pub max_length: usize,
@@ -36,6 +37,8 @@ pub struct Settings {
     pub start: u32,
     /// Tokens that end a sentence.
     pub eos: Vec<u32>,
+    /// How tokens are drawn; nothing where the likeliest are taken. For one beam only.
+    pub sampling: Option<Sampling>,
 }
 
 /// Where one output begins and how long it may be. Lengths count from the start token on, itself included; in
@@ -95,6 +98,7 @@ impl Settings {
             forced_eos: None,
             start: 0,
             eos: vec![1],
+            sampling: None,
         }
     }
 }
@@ -106,7 +110,7 @@ pub struct Hypothesis {
     pub ids: Vec<u32>,
     /// Log-probability of each token after the start token; 0 for a forced one.
     pub logprobs: Vec<f32>,
-    /// Greedy: the sum of log-probabilities. Beam: that sum over length to the power of the length penalty.
+    /// Greedy and sampled: the sum of log-probabilities. Beam: that sum over length to the power of the length penalty.
     pub score: f32,
     /// Which row of the step each token came from: the token at `ids[i]` was read by row `path[i]` of step `i`.
     pub path: Vec<u32>,
@@ -115,7 +119,7 @@ pub struct Hypothesis {
 /// One sentence's search.
 #[derive(Debug)]
 pub enum Search {
-    /// One hypothesis, always the likeliest token.
+    /// One hypothesis, always the likeliest token, or the one that was drawn.
     Greedy(Greedy),
     /// Several hypotheses side by side.
     Beam(Beams),

@@ -79,6 +79,7 @@ pub fn settings(
             .unwrap_or_default(),
         eos,
         forced_eos: defaults.forced_eos_token_id,
+        sampling: None,
     };
     for id in settings.eos.iter().chain(&settings.forced_eos).chain([&settings.start]) {
         ensure!(

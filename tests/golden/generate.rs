@@ -22,6 +22,7 @@ fn settings(mode: &str) -> Settings {
         forced_eos: None,
         start: 2,
         eos: vec![2],
+        sampling: None,
     };
     match mode {
         "beam4_alt" => Settings {

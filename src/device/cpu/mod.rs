@@ -11,6 +11,7 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod linear;
+mod logits;
 mod memory;
 mod norm;
 mod pool;

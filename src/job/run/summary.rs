@@ -266,8 +266,8 @@ pub fn print(
                 .collect::<Vec<_>>()
                 .join(", ")
         )?;
-        for figure in q.figures() {
-            writeln!(to, "{:<11} {:.2}", figure.name, figure.score)?;
+        for (name, figure) in q.figures() {
+            writeln!(to, "{name:<11} {figure:.2}")?;
         }
     }
     let total = |name: &str| {
