@@ -1,0 +1,381 @@
+//! `sluice score`: log-probabilities of given texts, and perplexity.
+
+use super::run::{self, size, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::words::Words;
+use crate::cli::exit::Exit;
+use crate::cli::run::RunArgs;
+use crate::cli::score::Prefix as Before;
+use crate::cli::{Memory, ScoreArgs};
+use crate::comm::Comm;
+use crate::corpus::{Kind, Reading, Record, Scan};
+use crate::decode::score::{Finished, Request, Scorer, Settings};
+use crate::decode::windows::{Cut, Prefix};
+use crate::device::Want;
+use crate::metrics::perplexity::Sums;
+use crate::model::cache::Caches;
+use crate::model::Model;
+use crate::results::{Judge, Metric, MetricValue, Row, Status, Tally};
+use anyhow::{bail, ensure, Context, Result};
+use serde_json::{json, Value};
+use std::path::PathBuf;
+
+/// Tokens of a window where nothing else is said.
+const WINDOW: usize = 2048;
+/// Tokens that are read in one go where nothing else is said: many enough for every expert, few enough for what they are
+/// turned into to stay near the processor (docs/performance.md).
+const PORTION: usize = 2048;
+
+/// Runs the job; collective over all ranks.
+///
+/// # Errors
+/// As [`run::run`].
+pub fn run(args: &ScoreArgs, world: &dyn Comm) -> Result<Exit> {
+    run::run(&args.run, &args.inputs, || Score::open(args), world)
+}
+
+/// The job with its checkpoint.
+struct Score<'a> {
+    args: &'a ScoreArgs,
+    opened: Opened,
+    words: Words,
+    settings: Settings,
+    warnings: Vec<String>,
+}
+
+impl Score<'_> {
+    fn open(args: &ScoreArgs) -> Result<Score<'_>> {
+        let dir = &args.run.model;
+        let opened = Opened::open(dir, args.run.dtype)?;
+        let words = Words::load(dir, opened.architecture.as_ref())?;
+        opened.check_vocabulary(dir, words.vocab_size())?;
+        let (shape, family) = (opened.architecture.shape(), opened.architecture.family());
+        match (args.pairs, shape.encoder) {
+            (false, true) => bail!(
+                "{} ({family}) has an encoder: it scores a target after a source; give --pairs and source<TAB>target lines",
+                dir.display()
+            ),
+            (true, false) => bail!(
+                "--pairs is for models with an encoder; {} ({family}) has none: score whole texts without it",
+                dir.display()
+            ),
+            _ => {}
+        }
+        let (settings, warnings) = settings(args, &opened, &words)?;
+        if args.pairs {
+            words.check_languages(&args.source, &args.target)?;
+        }
+        Ok(Score {
+            args,
+            opened,
+            words,
+            settings,
+            warnings,
+        })
+    }
+
+    /// Ids of a record: the source of a pair, and the text that is scored.
+    fn tokenize(&self, record: &Record) -> Result<(Vec<u32>, Vec<u32>)> {
+        if !self.args.pairs {
+            let specials = self.settings.prefix == Prefix::None;
+            return Ok((Vec::new(), self.words.encode(&record.text, specials)?));
+        }
+        let [source, target] = [
+            (&record.source_lang, &self.args.source),
+            (&record.target_lang, &self.args.target),
+        ]
+        .map(|(own, given)| own.as_deref().or(given.as_deref()));
+        let text = record.target.as_deref().unwrap_or_default();
+        Ok((self.words.source(&record.text, source)?, self.words.source(text, target)?))
+    }
+}
+
+fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Settings, Vec<String>)> {
+    let shape = opened.architecture.shape();
+    let want = Want {
+        ranks: args.ranks,
+        top: args.top.min(shape.vocab_size),
+    };
+    if args.pairs {
+        let start = opened.architecture.special_tokens().decoder_start;
+        let start = start.context("config.json: `decoder_start_token_id` is missing: targets have nothing to begin with")?;
+        let whole = Cut {
+            window: usize::MAX,
+            stride: usize::MAX,
+        };
+        let prefix = Prefix::Token(start);
+        return Ok((
+            Settings {
+                cut: whole,
+                prefix,
+                want,
+            },
+            Vec::new(),
+        ));
+    }
+    let most = shape.positions.unwrap_or(usize::MAX);
+    let window = args.window.unwrap_or(WINDOW.min(most));
+    let stride = args.stride.unwrap_or(window);
+    ensure!(
+        stride <= window,
+        "--stride {stride} is above the window of {window} tokens: tokens between two windows would have no score; give at \
+         most {window}, or a larger --window"
+    );
+    let mut warnings = Vec::new();
+    if window > most {
+        warnings.push(format!(
+            "--window {window}: the model was trained for {most} positions; what comes behind is likely to be scored badly"
+        ));
+    }
+    let token = |what: &str, id: Option<u32>| {
+        let missing = || format!("--prefix {what}: the tokenizer names no such token; give --prefix none");
+        id.with_context(missing).map(Prefix::Token)
+    };
+    let prefix = match args.prefix {
+        Before::None => Prefix::None,
+        Before::Bos => token("bos", words.bos())?,
+        Before::Eos => token("eos", words.eos())?,
+    };
+    let cut = Cut { window, stride };
+    Ok((Settings { cut, prefix, want }, warnings))
+}
+
+/// A record under way.
+struct Pending {
+    record: Record,
+    languages: [String; 2],
+}
+
+impl Task for Score<'_> {
+    type Work = Scorer;
+    type Pending = Pending;
+
+    fn name(&self) -> &'static str {
+        "score"
+    }
+
+    fn tokens(&self) -> &'static str {
+        "scored"
+    }
+
+    fn run(&self) -> &RunArgs {
+        &self.args.run
+    }
+
+    fn arguments(&self) -> Result<Value> {
+        Ok(serde_json::to_value(self.args)?)
+    }
+
+    fn inputs(&self) -> &[PathBuf] {
+        &self.args.inputs
+    }
+
+    fn reading(&self) -> Reading {
+        let kind = if self.args.pairs { Kind::Pairs } else { Kind::Documents };
+        self.args.input.reading(kind)
+    }
+
+    fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    fn outputs(&self) -> u64 {
+        1
+    }
+
+    fn fields(&self) -> Vec<(&'static str, Value)> {
+        let Settings { cut, prefix, want } = self.settings;
+        let prefix = match prefix {
+            Prefix::None => None,
+            Prefix::Token(token) => Some(token),
+        };
+        vec![
+            ("window", json!(cut.window)),
+            ("stride", json!(cut.stride)),
+            ("prefix_token_id", json!(prefix)),
+            ("ranks", json!(want.ranks)),
+            ("top", json!(want.top)),
+            ("source", json!(self.args.source)),
+            ("target", json!(self.args.target)),
+        ]
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn examine(&self, scan: &Scan) -> Result<()> {
+        if self.args.pairs {
+            self.words
+                .check_rows(scan, &self.args.source, &self.args.target, self.args.run.on_error)?;
+        }
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+
+    fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Scorer>> {
+        let shape = net.shape();
+        let kind = net.cache_type();
+        let token = shape.activation_bytes() + Caches::passing_row_bytes(kind, shape);
+        let portion = match self.args.activation_memory {
+            Memory::Auto => PORTION,
+            Memory::Bytes(bytes) => (bytes / token) as usize,
+        };
+        // A window is read in one go.
+        let window = self.settings.cut.window.min(place.mean_tokens.max(1));
+        let least = (self.settings.cut.window.min(WINDOW) as u64) * token;
+        ensure!(
+            portion > 0,
+            "--activation-memory: a single token takes {}; give more",
+            size(token)
+        );
+        ensure!(
+            least <= place.room,
+            "a window takes {} on its way through the model, this rank's share of the free memory is {}: give a lower --window",
+            size(least),
+            size(place.room)
+        );
+        let portion = portion.min((place.room / 2 / token) as usize).max(1);
+        Ok(Planned {
+            work: Scorer::new(self.settings, portion, window, net),
+            caches: portion as u64 * token,
+            in_flight: format!("{portion} tokens"),
+        })
+    }
+
+    fn take(&self, record: &Record, _: &[usize]) -> Result<Taken<Self>> {
+        let mut taken = Taken::default();
+        let (key, mut row) = (record.index, Row::default());
+        let languages = [
+            record.source_lang.as_ref().or(self.args.source.as_ref()),
+            record.target_lang.as_ref().or(self.args.target.as_ref()),
+        ]
+        .map(|code| code.cloned().unwrap_or_default());
+        if record.problem.is_none() && !record.is_blank() && self.words.knows(&languages, self.args.pairs) {
+            let (source, ids) = self.tokenize(record)?;
+            if self.settings.scores_any(ids.len()) {
+                taken.request = Some(Request { key, source, ids });
+                let record = record.clone();
+                taken.pending.push((key, Pending { record, languages }));
+                return Ok(taken);
+            }
+            row.ids = ids;
+        } else if record.problem.is_none() && record.is_blank() {
+            row.status = Status::Blank;
+        } else {
+            let why = || "no language is named for it".to_string();
+            taken.why = Some(record.problem.clone().unwrap_or_else(why));
+            row.status = Status::Failed;
+        }
+        taken.rows.push(of_record(row, record, &languages));
+        Ok(taken)
+    }
+
+    fn key(&self, finished: &Finished) -> u64 {
+        finished.key
+    }
+
+    fn finish(&self, pending: Pending, finished: Finished) -> Result<Done> {
+        let Finished { ids, scores, trace, .. } = finished;
+        let (top_ids, top_logprobs) = scores.top.into_iter().unzip();
+        let top_k = self.opened.architecture.shape().top_k;
+        let row = Row {
+            score: scores.logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() as f32,
+            ids,
+            logprobs: scores.logprobs,
+            ranks: scores.ranks,
+            top_ids,
+            top_logprobs,
+            ..Row::default()
+        };
+        Ok(Done {
+            tokens: row.logprobs.len() as u64,
+            row: of_record(row, &pending.record, &pending.languages),
+            routes: trace.map(|trace| {
+                let tokens = trace.all_tokens(top_k);
+                (trace, tokens)
+            }),
+        })
+    }
+
+    fn figures(&self) -> Result<Box<dyn Figures>> {
+        Ok(Box::new(Perplexity::default()))
+    }
+}
+
+/// A row with what its record says.
+fn of_record(row: Row, record: &Record, languages: &[String; 2]) -> Row {
+    Row {
+        index: record.index,
+        id: record.id.clone(),
+        input: record.text.clone(),
+        output: record.target.clone().unwrap_or_default(),
+        source_lang: languages[0].clone(),
+        target_lang: languages[1].clone(),
+        ..row
+    }
+}
+
+/// Counts and sums over all rows.
+#[derive(Default)]
+struct Perplexity {
+    tally: Tally,
+    sums: Sums,
+}
+
+impl Judge for Perplexity {
+    fn see(&mut self, rows: &[Row]) -> Result<()> {
+        self.tally.see(rows)?;
+        for row in rows.iter().filter(|row| row.status != Status::Failed) {
+            self.sums.add(row.scored_text(), &row.logprobs);
+        }
+        Ok(())
+    }
+
+    fn metrics(&mut self) -> Result<Vec<Metric>> {
+        let number = |(name, value)| Metric {
+            name,
+            value: MetricValue::Number(value),
+        };
+        let count = |(name, value): (&str, u64)| Metric {
+            name: name.into(),
+            value: MetricValue::Count(value),
+        };
+        let sums = &self.sums;
+        let counts = [
+            ("scored_tokens", sums.tokens),
+            ("words", sums.words),
+            ("bytes", sums.bytes),
+            ("impossible_tokens", sums.impossible),
+        ];
+        let mut all: Vec<Metric> = counts.into_iter().map(count).collect();
+        all.push(number(("sum_logprob".to_string(), sums.logprob())));
+        all.extend(self.figures().into_iter().map(number));
+        all.extend(self.tally.metrics()?);
+        Ok(all)
+    }
+}
+
+impl Figures for Perplexity {
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn figures(&self) -> Vec<(String, f64)> {
+        let all = [
+            ("perplexity", self.sums.token_perplexity()),
+            ("word_perplexity", self.sums.word_perplexity()),
+            ("byte_perplexity", self.sums.byte_perplexity()),
+            ("bits_per_byte", self.sums.bits_per_byte()),
+        ];
+        all.into_iter()
+            .filter_map(|(name, value)| Some((name.to_string(), value?)))
+            .collect()
+    }
+
+    fn judge(&mut self) -> &mut dyn Judge {
+        self
+    }
+}
