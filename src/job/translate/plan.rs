@@ -3,7 +3,7 @@
 use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
 use crate::checkpoint::{read_json, Checkpoint, StoredDtype};
 use crate::cli::translate::{self as flags, OnError, TranslateArgs};
-use crate::corpus::{self, Reading, Scan, Tokenizer, WindowLimits};
+use crate::corpus::{self, NllbTokenizer, Reading, Scan, WindowLimits};
 use crate::decode::search::{EarlyStopping, Settings};
 use crate::device::Dtype;
 use crate::model::nllb_moe::{inventory, NllbMoeConfig};
@@ -22,7 +22,7 @@ pub struct Model {
     /// `config.json`
     pub config: NllbMoeConfig,
     /// `tokenizer.json`
-    pub tokenizer: Tokenizer,
+    pub tokenizer: NllbTokenizer,
     /// How to search: the command line over the checkpoint's defaults.
     pub settings: Settings,
     /// Precision of weights and products.
@@ -99,11 +99,11 @@ pub fn describe(dir: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-fn open_folder(dir: &Path) -> Result<(Checkpoint, NllbMoeConfig, Tokenizer)> {
+fn open_folder(dir: &Path) -> Result<(Checkpoint, NllbMoeConfig, NllbTokenizer)> {
     let checkpoint = Checkpoint::open(dir)?;
     let config = NllbMoeConfig::from_json(&read_json(dir, "config.json")?, &dir.join("config.json"))?;
     inventory::check(&checkpoint, &config)?;
-    let tokenizer = Tokenizer::load(dir)?;
+    let tokenizer = NllbTokenizer::load(dir)?;
     ensure!(
         tokenizer.vocab_size() <= config.vocab_size,
         "{}: tokenizer.json has ids up to {}, config.json a vocab_size of {}: they don't belong together",
@@ -332,7 +332,7 @@ fn stage(args: &TranslateArgs) -> Result<PathBuf> {
 }
 
 /// Every language code that flags name must be one of the tokenizer's.
-fn flag_languages(args: &TranslateArgs, tokenizer: &Tokenizer) -> Result<()> {
+fn flag_languages(args: &TranslateArgs, tokenizer: &NllbTokenizer) -> Result<()> {
     for (flag, code) in args
         .source
         .iter()
@@ -347,7 +347,7 @@ fn flag_languages(args: &TranslateArgs, tokenizer: &Tokenizer) -> Result<()> {
 }
 
 /// Every language code that rows name must be one of the tokenizer's.
-fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
+fn languages(args: &TranslateArgs, scan: &Scan, tokenizer: &NllbTokenizer) -> Result<()> {
     for (column, codes) in [("source_lang", &scan.source_langs), ("target_lang", &scan.target_langs)] {
         for (code, row) in codes {
             let place = || format!("{}: {column} {code}", scan.place(*row));
