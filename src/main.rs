@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sluicegate::cli::{self, exit, exit::Exit, Command};
 use sluicegate::comm::mpi::World;
-use sluicegate::comm::{affinity, launch};
-use sluicegate::job::{doctor, merge, show, translate};
+use sluicegate::comm::{affinity, launch, Comm};
+use sluicegate::job::{doctor, merge, score, show, translate, words};
 
 fn main() -> ExitCode {
     let environment = launch::environment();
@@ -18,20 +18,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs a job of all ranks.
+fn on_ranks(job: impl FnOnce(&dyn Comm) -> Result<Exit>) -> Result<Exit> {
+    let world = World::start()?;
+    cli::log::set_rank(world.comm().rank(), world.comm().size());
+    // Said before anyone can leave: a launcher ends all ranks when the first one has gone with an error.
+    let end = job(world.comm()).map_err(|error| {
+        let (rank, ranks) = (world.comm().rank(), world.comm().size());
+        exit::report(if ranks > 1 { exit::by_rank(rank, error) } else { error })
+    });
+    world.leave(end.is_err());
+    end
+}
+
 /// The one place that knows every job.
 fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
     match command {
-        Command::Translate(args) => {
-            let world = World::start()?;
-            cli::log::set_rank(world.comm().rank(), world.comm().size());
-            // Said before anyone can leave: a launcher ends all ranks when the first one has gone with an error.
-            let end = translate::run(&args, world.comm()).map_err(|error| {
-                let (rank, ranks) = (world.comm().rank(), world.comm().size());
-                exit::report(if ranks > 1 { exit::by_rank(rank, error) } else { error })
-            });
-            world.leave(end.is_err());
-            end
-        }
+        Command::Translate(args) => on_ranks(|world| translate::run(&args, world)),
+        Command::Score(args) => on_ranks(|world| score::run(&args, world)),
         // Under mpirun N processes would all do it.
         Command::Show(_) | Command::Merge(_) if !launch::speaks(&environment) => Ok(Exit::Done),
         Command::Show(args) => {
@@ -61,7 +65,7 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
                 bindings: affinity::everybody(comm)?,
                 checkpoint: args
                     .model
-                    .map(|dir| translate::describe(&dir).map_err(|e| format!("{e:#}"))),
+                    .map(|dir| words::describe(&dir).map_err(|e| format!("{e:#}"))),
                 environment,
             };
             // N jobs of one rank each would all print.

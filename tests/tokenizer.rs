@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sluicegate::corpus::Tokenizer;
+use sluicegate::corpus::NllbTokenizer;
 use tempfile::TempDir;
 
 /// A folder of the reference files, or none with a word about it.
@@ -35,14 +35,14 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 /// A copy of a checkpoint's tokenizer with other settings in its config.
-fn tokenizer_with(dir: &TempDir, checkpoint: &Path, changes: &[(&str, Value)]) -> anyhow::Result<Tokenizer> {
+fn tokenizer_with(dir: &TempDir, checkpoint: &Path, changes: &[(&str, Value)]) -> anyhow::Result<NllbTokenizer> {
     fs::copy(checkpoint.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     let mut config = json(&checkpoint.join("tokenizer_config.json"));
     for (name, value) in changes {
         config[*name] = value.clone();
     }
     fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    Tokenizer::load(dir.path())
+    NllbTokenizer::load(dir.path())
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn ids_are_those_of_the_reference() {
             return;
         };
         let dir = TempDir::new().unwrap();
-        let cutting = Tokenizer::load(&checkpoint).unwrap();
+        let cutting = NllbTokenizer::load(&checkpoint).unwrap();
         let whole = tokenizer_with(&dir, &checkpoint, &[("model_max_length", serde_json::json!(1e30))]).unwrap();
         assert_eq!((cutting.max_length(), whole.max_length()), (Some(96), None));
         let golden = json(&checkpoint.join("golden.json"));
@@ -98,7 +98,7 @@ fn ids_and_texts_are_those_of_the_trained_model() {
     let (Some(demo), Some(model)) = (shared("model/demo"), shared("model/en-fr-de")) else {
         return;
     };
-    let tokenizer = Tokenizer::load(&model).unwrap();
+    let tokenizer = NllbTokenizer::load(&model).unwrap();
     assert_eq!(
         (tokenizer.vocab_size(), tokenizer.languages().len(), tokenizer.eos()),
         (8256, 202, 2)
@@ -125,7 +125,7 @@ fn an_unknown_language_is_refused_with_the_closest_ones() {
     let Some(checkpoint) = shared("oracle/ckpt/nllb-moe-s1") else {
         return;
     };
-    let tokenizer = Tokenizer::load(&checkpoint).unwrap();
+    let tokenizer = NllbTokenizer::load(&checkpoint).unwrap();
     for code in ["fre_Latn", "fr", "", "<pad>", "</s>", "<mask>", "▁the", "fra_latn"] {
         let message = tokenizer.target_lang_id(code).unwrap_err().to_string();
         assert!(
@@ -146,7 +146,7 @@ fn settings_of_the_config_are_kept() {
         return;
     };
     let dir = TempDir::new().unwrap();
-    let now = Tokenizer::load(&checkpoint).unwrap();
+    let now = NllbTokenizer::load(&checkpoint).unwrap();
     let load = |changes: &[(&str, Value)]| tokenizer_with(&dir, &checkpoint, changes);
     let text = "The router sends every token to two experts.";
     let plain = now.source(text, "eng_Latn").unwrap().ids;
@@ -208,17 +208,23 @@ fn length_settings_inside_tokenizer_json_are_left_out() {
     )
     .unwrap();
     let text = "The router sends every token to two experts.";
-    let found = Tokenizer::load(dir.path()).unwrap().source(text, "eng_Latn").unwrap();
+    let found = NllbTokenizer::load(dir.path())
+        .unwrap()
+        .source(text, "eng_Latn")
+        .unwrap();
     assert_eq!(
         found,
-        Tokenizer::load(&checkpoint).unwrap().source(text, "eng_Latn").unwrap()
+        NllbTokenizer::load(&checkpoint)
+            .unwrap()
+            .source(text, "eng_Latn")
+            .unwrap()
     );
 }
 
 #[test]
 fn a_torn_tokenizer_is_refused() {
     let dir = TempDir::new().unwrap();
-    let message = |dir: &TempDir| format!("{:#}", Tokenizer::load(dir.path()).err().expect("must be refused"));
+    let message = |dir: &TempDir| format!("{:#}", NllbTokenizer::load(dir.path()).err().expect("must be refused"));
     assert!(message(&dir).contains("tokenizer.json: a model folder needs this file"));
     for (torn, said) in [
         ("", "not valid JSON"),
@@ -241,7 +247,7 @@ fn a_torn_tokenizer_is_refused() {
 #[test]
 fn odd_texts_become_ids() {
     let Some(model) = shared("model/en-fr-de") else { return };
-    let tokenizer = Tokenizer::load(&model).unwrap();
+    let tokenizer = NllbTokenizer::load(&model).unwrap();
     let eng = tokenizer.target_lang_id("eng_Latn").unwrap();
     for blank in ["", " ", "\u{2028}\u{A0}\t"] {
         assert_eq!(tokenizer.source(blank, "eng_Latn").unwrap().ids, [eng, 2], "{blank:?}");
@@ -271,7 +277,7 @@ fn odd_texts_become_ids() {
 fn a_very_long_line_is_cut_like_any_other() {
     let Some(model) = shared("model/en-fr-de") else { return };
     let dir = TempDir::new().unwrap();
-    let cutting = Tokenizer::load(&model).unwrap();
+    let cutting = NllbTokenizer::load(&model).unwrap();
     let whole = tokenizer_with(&dir, &model, &[("model_max_length", serde_json::json!(1e30))]).unwrap();
     let sentence =
         "Ｔhe  router \u{301}sends every token to two experts</s>; fra_Latn a <mask> é \u{A0}and so \u{13000} on. ";

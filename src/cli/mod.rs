@@ -12,7 +12,7 @@ pub mod markdown;
 pub mod run;
 pub mod score;
 pub mod translate;
-mod value;
+pub mod value;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ use serde::Serialize;
 
 pub use score::ScoreArgs;
 pub use translate::TranslateArgs;
+pub use value::Memory;
 
 /// What stands under `sluice --help`: the exit codes, the environment, examples.
 const AFTER_HELP: &str = "\

@@ -70,7 +70,10 @@ impl FromStr for Memory {
         let plain = upper.trim_end_matches("IB").trim_end_matches('B');
         let unit = UNITS.iter().find(|(letter, _)| plain.ends_with(*letter));
         let number = plain.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let bytes = number.parse::<f64>().ok().filter(|n| plain.len() - number.len() <= 1 && n.is_finite());
+        let bytes = number
+            .parse::<f64>()
+            .ok()
+            .filter(|n| plain.len() - number.len() <= 1 && n.is_finite());
         let bytes = bytes.map(|n| n * unit.map_or(1.0, |u| u.1 as f64));
         match bytes {
             Some(bytes) if (1.0..1e18).contains(&bytes) => Ok(Memory::Bytes(bytes as u64)),
@@ -81,7 +84,9 @@ impl FromStr for Memory {
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Memory::Bytes(bytes) = self else { return f.write_str("auto") };
+        let Memory::Bytes(bytes) = self else {
+            return f.write_str("auto");
+        };
         match UNITS.iter().rev().find(|(_, unit)| bytes % unit == 0) {
             Some((letter, unit)) => write!(f, "{}{letter}", bytes / unit),
             None => write!(f, "{bytes}"),
@@ -103,7 +108,11 @@ mod tests {
             ("1000", 1000, "1000"),
         ] {
             let memory: Memory = text.parse().unwrap();
-            assert_eq!((memory, memory.to_string().as_str()), (Memory::Bytes(bytes), shown), "{text}");
+            assert_eq!(
+                (memory, memory.to_string().as_str()),
+                (Memory::Bytes(bytes), shown),
+                "{text}"
+            );
         }
         assert_eq!("auto".parse(), Ok(Memory::Auto));
         for text in ["", "G", "-1G", "2X", "2GG", "nanG", "0", "1e300T"] {

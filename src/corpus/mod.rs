@@ -6,9 +6,11 @@
 //!
 //! What is done with every odd input is written down in `docs/inputs.md`.
 
+mod chat;
 mod format;
 mod jsonl;
 mod language;
+mod nllb;
 mod packet;
 mod paths;
 mod prefix;
@@ -20,13 +22,15 @@ mod tokenizer;
 mod tsv;
 mod window;
 
+pub use chat::ChatTemplate;
 pub use format::{Format, Packing};
+pub use nllb::{NllbTokenizer, Source};
 pub use packet::{deal, packets, PacketLimits};
 pub use paths::paths;
 pub use reading::{ColumnChoice, Kind, Reading, Role};
 pub use record::{Prompt, Record, RowSettings};
 pub use scan::{scan, InputFile, Problem, RowPlace, Scan, WindowLimits, WindowStart, MAX_LINE_BYTES};
 pub use source::{refuse_overwrite, spool};
-pub use tokenizer::{Source, Tokenizer};
+pub use tokenizer::Tokenizer;
 pub use tsv::Columns;
 pub use window::WindowReader;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::read_json;
 use anyhow::{anyhow, bail, Context, Result};
 use serde_json::Value;
-use tokenizers::{PostProcessorWrapper, Tokenizer as Library};
+use tokenizers::Tokenizer as Library;
 
-use super::{language, prefix};
+use super::chat::ChatTemplate;
+use super::prefix;
 
 /// A `model_max_length` from here on means that there is none (transformers writes 1e30 for "unlimited").
 const UNLIMITED: f64 = 1e9;
@@ -16,38 +17,33 @@ const UNLIMITED: f64 = 1e9;
 /// Texts up to this many bytes are tokenized whole; of longer ones, where that is enough, the beginning.
 const LONG_TEXT: usize = 64 << 10;
 
-/// A source sentence as the encoder takes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Token ids, `[tokens]`, language code and end of sentence included.
-    pub ids: Vec<u32>,
-    /// Whether the text was cut to the model's length.
-    pub cut: bool,
-}
-
-/// The tokenizer of an NLLB checkpoint.
+/// The tokenizer of a checkpoint of any family.
+///
+/// `add_bos_token` and `add_eos_token` of `tokenizer_config.json` are not followed, as the reference does not follow
+/// them where there is a `tokenizer.json`: its post-processor says what is put around a text.
 pub struct Tokenizer {
     path: PathBuf,
     library: Library,
-    codes: BTreeMap<String, u32>,
-    eos: u32,
-    /// Tokens that a source may have, both specials included.
+    /// Special tokens as the config names them: `bos_token` to `<s>`.
+    named: BTreeMap<String, String>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
     limit: Option<usize>,
-    legacy: bool,
     /// Whether the beginning of a text has the same tokens alone.
     prefix_is_sure: bool,
     clean_up: bool,
+    chat: Option<ChatTemplate>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and `tokenizer_config.json` of a checkpoint folder.
+    /// Reads `tokenizer.json` and `tokenizer_config.json` of a checkpoint folder, and its chat template if it has one.
     ///
-    /// The post-processor, truncation and padding of `tokenizer.json` are left out: the first is fixed to the language
-    /// that was set when the file was saved, and the length comes from `model_max_length`.
+    /// Truncation and padding of `tokenizer.json` are left out: the length comes from `model_max_length`.
     ///
     /// # Errors
-    /// A file is missing or cannot be understood, there is no end-of-sentence token, or `model_max_length` leaves no
-    /// room for text.
+    /// A file is missing or cannot be understood, or the vocabulary lacks the beginning- or end-of-sentence token that
+    /// the config names.
     pub fn load(dir: &Path) -> Result<Tokenizer> {
         let path = dir.join("tokenizer.json");
         let file = read_json(dir, "tokenizer.json")?;
@@ -57,7 +53,6 @@ impl Tokenizer {
                 path.display()
             )
         })?;
-        library.with_post_processor(None::<PostProcessorWrapper>);
         library.with_padding(None);
         library
             .with_truncation(None)
@@ -68,74 +63,45 @@ impl Tokenizer {
         if !config.is_object() {
             bail!("{}: holds no JSON object; fetch the file again", config_path.display());
         }
-        let eos_token = token_content(&config, "eos_token").unwrap_or("</s>");
-        let eos = library.token_to_id(eos_token).with_context(|| {
-            format!(
-                "{}: has no token `{eos_token}`, which {} calls eos_token",
-                path.display(),
-                config_path.display()
-            )
-        })?;
+        let named = named_tokens(dir, &config)?;
+        let id = |name: &str| -> Result<Option<u32>> {
+            let Some(token) = named.get(name) else {
+                return Ok(None);
+            };
+            let id = library.token_to_id(token);
+            id.map(Some).with_context(|| {
+                format!(
+                    "{}: has no token `{token}`, which {} calls {name}",
+                    path.display(),
+                    config_path.display()
+                )
+            })
+        };
         let flag = |name: &str| config.get(name).and_then(Value::as_bool).unwrap_or(false);
-        let codes = library.get_added_tokens_decoder().into_iter();
         Ok(Tokenizer {
-            codes: codes
-                .filter(|(_, token)| token.special && language::is_code(&token.content))
-                .map(|(id, token)| (token.content, id))
-                .collect(),
-            eos,
+            bos: id("bos_token")?,
+            eos: id("eos_token")?,
+            // Nothing is ever padded with it: one that is missing does no harm.
+            pad: id("pad_token").unwrap_or(None),
             limit: max_length(&config_path, &config)?,
             prefix_is_sure: prefix::is_sure(&file),
-            legacy: flag("legacy_behaviour"),
             clean_up: flag("clean_up_tokenization_spaces"),
+            chat: ChatTemplate::load(dir, &config)?,
+            named,
             path,
             library,
         })
     }
 
-    /// A text as NLLB's encoder takes it: `[lang] X </s>`, or with `legacy_behaviour` `X </s> [lang]`. With the target
-    /// language these are the labels of forced scoring.
+    /// The ids of a text, `[tokens]`. With `add_special` what the post-processor of `tokenizer.json` puts around it (such
+    /// as a beginning- or end-of-sentence token) is added.
     ///
-    /// Special tokens typed in the text become special ids, as in the reference. A text above `model_max_length` tokens
-    /// is cut at its end; both specials stay.
+    /// Special tokens typed in the text become special ids, as in the reference.
     ///
     /// # Errors
-    /// `lang` is no language of this tokenizer, or the text cannot be tokenized.
-    pub fn source(&self, text: &str, lang: &str) -> Result<Source> {
-        let lang = self.lang_id(lang)?;
-        let room = self.limit.map_or(usize::MAX, |limit| limit - 2);
-        let mut content = self.content(text, room)?;
-        let cut = content.len() > room;
-        content.truncate(room);
-        let mut ids = Vec::with_capacity(content.len() + 2);
-        if !self.legacy {
-            ids.push(lang);
-        }
-        ids.append(&mut content);
-        ids.push(self.eos);
-        if self.legacy {
-            ids.push(lang);
-        }
-        Ok(Source { ids, cut })
-    }
-
-    /// The ids of a text without specials: all of them, or more than `room` of the first ones.
-    fn content(&self, text: &str, room: usize) -> Result<Vec<u32>> {
-        let mut length = LONG_TEXT;
-        while self.prefix_is_sure && room < text.len() && length < text.len() / 2 {
-            if let Some(end) = prefix::boundary(text, length) {
-                let ids = self.encode(&text[..end])?;
-                if ids.len() > room {
-                    return Ok(ids);
-                }
-            }
-            length *= 4;
-        }
-        self.encode(text)
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.library.encode_fast(text, false).map_err(|e| {
+    /// The text cannot be tokenized.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self.library.encode_fast(text, add_special).map_err(|e| {
             anyhow!(
                 "{}: cannot tokenize a text of {} bytes: {e}",
                 self.path.display(),
@@ -145,48 +111,64 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The id that makes the decoder write in the language `code`.
+    /// The ids of a text without specials: all of them, or, of a very long text, more than `room` of the first ones.
     ///
     /// # Errors
-    /// `code` is not one of the tokenizer's language codes; the closest ones are named.
-    pub fn target_lang_id(&self, code: &str) -> Result<u32> {
-        self.lang_id(code)
-    }
-
-    fn lang_id(&self, code: &str) -> Result<u32> {
-        if let Some(id) = self.codes.get(code) {
-            return Ok(*id);
+    /// As [`Tokenizer::encode`].
+    pub fn encode_start(&self, text: &str, room: usize) -> Result<Vec<u32>> {
+        let mut length = LONG_TEXT;
+        while self.prefix_is_sure && room < text.len() && length < text.len() / 2 {
+            if let Some(end) = prefix::boundary(text, length) {
+                let ids = self.encode(&text[..end], false)?;
+                if ids.len() > room {
+                    return Ok(ids);
+                }
+            }
+            length *= 4;
         }
-        let count = self.codes.len();
-        if count == 0 {
-            bail!(
-                "language `{code}`: {} has no language codes such as fra_Latn: is this an NLLB checkpoint?",
-                self.path.display()
-            );
+        self.encode(text, false)
+    }
+
+    /// The ids of a chat (see [`super::Prompt::Messages`]), up to where the answer begins: its text by the checkpoint's
+    /// chat template, to which no special tokens are added.
+    ///
+    /// # Errors
+    /// There is no template, it refuses these messages, or the text cannot be tokenized.
+    pub fn encode_chat(&self, messages: &[Value]) -> Result<Vec<u32>> {
+        self.encode(&self.chat_text(messages)?, false)
+    }
+
+    /// The text of a chat by the checkpoint's template.
+    ///
+    /// # Errors
+    /// There is no template, or it refuses these messages.
+    pub fn chat_text(&self, messages: &[Value]) -> Result<String> {
+        self.chat_template()?.render(messages, &self.named)
+    }
+
+    /// The checkpoint's chat template.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.chat.as_ref().with_context(|| {
+            format!(
+                "{}: has no chat_template, and no chat_template.jinja lies beside it: this checkpoint was not made for \
+                 `messages`; give `prompt`, the text to go on from",
+                self.path.with_file_name("tokenizer_config.json").display()
+            )
+        })
+    }
+
+    /// Sets the time that a chat template tells, as seconds since 1970 (UTC): without it, that of loading. Some templates
+    /// write the date into the prompt, and all ranks must write the same.
+    pub fn set_time(&mut self, seconds: i64) {
+        if let (Some(chat), Ok(now)) = (&mut self.chat, jiff::Timestamp::from_second(seconds)) {
+            chat.set_time(now);
         }
-        let closest = language::closest(code, self.codes.keys().map(String::as_str), 4).join(", ");
-        bail!(
-            "unknown language code `{code}`: {} knows {count} codes; the closest are {closest}",
-            self.path.display()
-        )
     }
 
-    /// The language codes and their ids.
-    pub fn languages(&self) -> &BTreeMap<String, u32> {
-        &self.codes
-    }
-
-    /// The end-of-sentence token's id.
-    pub fn eos(&self) -> u32 {
-        self.eos
-    }
-
-    /// The most tokens that a source may have, specials included, if the checkpoint says.
-    pub fn max_length(&self) -> Option<usize> {
-        self.limit
-    }
-
-    /// The text of generated ids. Special tokens (and ids beyond the vocabulary) leave nothing.
+    /// The text of ids. Special tokens (and ids beyond the vocabulary) leave nothing.
     ///
     /// # Errors
     /// The tokenizer's decoder fails.
@@ -196,6 +178,44 @@ impl Tokenizer {
             .decode(ids, true)
             .map_err(|e| anyhow!("{}: cannot turn {} ids into text: {e}", self.path.display(), ids.len()))?;
         Ok(if self.clean_up { clean_up_spaces(text) } else { text })
+    }
+
+    /// `tokenizer.json`, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The id of a token, such as `</s>`.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.library.token_to_id(token)
+    }
+
+    /// Added tokens that are special, and their ids.
+    pub(crate) fn special_tokens(&self) -> impl Iterator<Item = (String, u32)> {
+        let added = self.library.get_added_tokens_decoder().into_iter();
+        added
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (token.content, id))
+    }
+
+    /// The beginning-of-sentence token's id, if the checkpoint names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The end-of-sentence token's id, if the checkpoint names one.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The padding token's id, if the checkpoint names one that it has.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// The most tokens that a text may have, specials included, if the checkpoint says.
+    pub fn max_length(&self) -> Option<usize> {
+        self.limit
     }
 
     /// One more than the highest id, added tokens included. A model's own vocabulary may be padded beyond it.
@@ -208,10 +228,23 @@ impl Tokenizer {
     }
 }
 
-/// A token of the config, which is written as a string or as an object with `content`.
-fn token_content<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
-    let token = config.get(name)?;
-    token.as_str().or_else(|| token.get("content")?.as_str())
+/// The special tokens that `tokenizer_config.json` names (`bos_token`, ...), or an older folder's
+/// `special_tokens_map.json`. A token is written as a string or as an object with `content`.
+fn named_tokens(dir: &Path, config: &Value) -> Result<BTreeMap<String, String>> {
+    let mut named = BTreeMap::new();
+    let mut add = |from: &Value| {
+        for (name, token) in from.as_object().into_iter().flatten() {
+            let content = token.as_str().or_else(|| token.get("content")?.as_str());
+            if let (true, Some(content)) = (name.ends_with("_token"), content) {
+                named.entry(name.clone()).or_insert_with(|| content.to_owned());
+            }
+        }
+    };
+    add(config);
+    if config.get("added_tokens_decoder").is_none() && dir.join("special_tokens_map.json").exists() {
+        add(&read_json(dir, "special_tokens_map.json")?);
+    }
+    Ok(named)
 }
 
 fn max_length(path: &Path, config: &Value) -> Result<Option<usize>> {
@@ -221,17 +254,7 @@ fn max_length(path: &Path, config: &Value) -> Result<Option<usize>> {
             .as_f64()
             .with_context(|| format!("{}: model_max_length is {value}, not a number", path.display()))?,
     };
-    if limit >= UNLIMITED {
-        return Ok(None);
-    }
-    // Below 3 the two specials would leave no room for text.
-    if limit < 3.0 {
-        bail!(
-            "{}: model_max_length is {limit}, which leaves no room for text: 3 or more is needed",
-            path.display()
-        );
-    }
-    Ok(Some(limit as usize))
+    Ok((limit < UNLIMITED).then_some(limit as usize))
 }
 
 /// The reference's `clean_up_tokenization_spaces`: no blank before English punctuation and contractions.

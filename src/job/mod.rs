@@ -2,7 +2,10 @@
 
 pub mod doctor;
 mod generation;
+mod languages;
 pub mod merge;
 mod run;
+pub mod score;
 pub mod show;
 pub mod translate;
+pub mod words;

@@ -61,9 +61,6 @@ impl Score<'_> {
             _ => {}
         }
         let (settings, warnings) = settings(args, &opened, &words)?;
-        if args.pairs {
-            words.check_languages(&args.source, &args.target)?;
-        }
         Ok(Score {
             args,
             opened,
@@ -73,19 +70,17 @@ impl Score<'_> {
         })
     }
 
-    /// Ids of a record: the source of a pair, and the text that is scored.
-    fn tokenize(&self, record: &Record) -> Result<(Vec<u32>, Vec<u32>)> {
+    /// Ids of a record: the source of a pair, and the text that is scored; and whether one was cut to the model's length.
+    fn tokenize(&self, record: &Record, languages: &[String; 2]) -> Result<([Vec<u32>; 2], bool)> {
         if !self.args.pairs {
             let specials = self.settings.prefix == Prefix::None;
-            return Ok((Vec::new(), self.words.encode(&record.text, specials)?));
+            let ids = self.words.plain()?.encode(&record.text, specials)?;
+            return Ok(([Vec::new(), ids], false));
         }
-        let [source, target] = [
-            (&record.source_lang, &self.args.source),
-            (&record.target_lang, &self.args.target),
-        ]
-        .map(|(own, given)| own.as_deref().or(given.as_deref()));
+        let (source, source_cut) = self.words.source(&record.text, Some(&languages[0]))?;
         let text = record.target.as_deref().unwrap_or_default();
-        Ok((self.words.source(&record.text, source)?, self.words.source(text, target)?))
+        let (target, target_cut) = self.words.source(text, Some(&languages[1]))?;
+        Ok(([source, target], source_cut || target_cut))
     }
 }
 
@@ -97,7 +92,8 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
     };
     if args.pairs {
         let start = opened.architecture.special_tokens().decoder_start;
-        let start = start.context("config.json: `decoder_start_token_id` is missing: targets have nothing to begin with")?;
+        let start =
+            start.context("config.json: `decoder_start_token_id` is missing: targets have nothing to begin with")?;
         let whole = Cut {
             window: usize::MAX,
             stride: usize::MAX,
@@ -132,8 +128,8 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
     };
     let prefix = match args.prefix {
         Before::None => Prefix::None,
-        Before::Bos => token("bos", words.bos())?,
-        Before::Eos => token("eos", words.eos())?,
+        Before::Bos => token("bos", words.plain()?.bos())?,
+        Before::Eos => token("eos", words.plain()?.eos())?,
     };
     let cut = Cut { window, stride };
     Ok((Settings { cut, prefix, want }, warnings))
@@ -143,6 +139,7 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
 struct Pending {
     record: Record,
     languages: [String; 2],
+    cut: bool,
 }
 
 impl Task for Score<'_> {
@@ -204,11 +201,13 @@ impl Task for Score<'_> {
     }
 
     fn examine(&self, scan: &Scan) -> Result<()> {
-        if self.args.pairs {
-            self.words
-                .check_rows(scan, &self.args.source, &self.args.target, self.args.run.on_error)?;
+        let args = self.args;
+        match args.pairs {
+            true => self
+                .words
+                .check_languages([&args.source, &args.target], args.run.on_error, scan),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -253,12 +252,12 @@ impl Task for Score<'_> {
             record.target_lang.as_ref().or(self.args.target.as_ref()),
         ]
         .map(|code| code.cloned().unwrap_or_default());
-        if record.problem.is_none() && !record.is_blank() && self.words.knows(&languages, self.args.pairs) {
-            let (source, ids) = self.tokenize(record)?;
+        if record.problem.is_none() && !record.is_blank() && (!self.args.pairs || self.words.knows(&languages)) {
+            let ([source, ids], cut) = self.tokenize(record, &languages)?;
             if self.settings.scores_any(ids.len()) {
                 taken.request = Some(Request { key, source, ids });
                 let record = record.clone();
-                taken.pending.push((key, Pending { record, languages }));
+                taken.pending.push((key, Pending { record, languages, cut }));
                 return Ok(taken);
             }
             row.ids = ids;
@@ -282,6 +281,7 @@ impl Task for Score<'_> {
         let (top_ids, top_logprobs) = scores.top.into_iter().unzip();
         let top_k = self.opened.architecture.shape().top_k;
         let row = Row {
+            status: if pending.cut { Status::InputCut } else { Status::Ok },
             score: scores.logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() as f32,
             ids,
             logprobs: scores.logprobs,

@@ -1,9 +1,9 @@
 //! `sluice translate`: sentences from one language into others.
 
-mod languages;
 mod quality;
 
 use super::generation::{self, Generating};
+use super::languages;
 use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::check;
@@ -11,15 +11,15 @@ use crate::cli::exit::Exit;
 use crate::cli::run::RunArgs;
 use crate::cli::TranslateArgs;
 use crate::comm::Comm;
-use crate::corpus::{Kind, Reading, Record, Scan, Tokenizer};
+use crate::corpus::{Kind, NllbTokenizer, Reading, Record, Scan};
 use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::search::Settings;
 use crate::model::Model;
 use crate::results::{Row, Status};
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use quality::Quality;
 use serde_json::{json, Value};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Runs the job; collective over all ranks.
 ///
@@ -29,25 +29,11 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     run::run(&args.run, &args.inputs, || Translate::open(args), world)
 }
 
-/// What a checkpoint is, in lines for people (`sluice doctor --model`); all that a run would refuse is refused.
-///
-/// # Errors
-/// Anything amiss with the folder.
-pub fn describe(dir: &Path) -> Result<Vec<String>> {
-    let opened = Opened::open(dir, None)?;
-    let tokenizer = Tokenizer::load(dir)?;
-    opened.check_vocabulary(dir, tokenizer.vocab_size())?;
-    GenerationDefaults::load(dir)?;
-    let mut lines = opened.describe();
-    lines.insert(1, format!("{} languages", tokenizer.languages().len()));
-    Ok(lines)
-}
-
 /// The job with its checkpoint.
 struct Translate<'a> {
     args: &'a TranslateArgs,
     opened: Opened,
-    tokenizer: Tokenizer,
+    tokenizer: NllbTokenizer,
     settings: Settings,
     warnings: Vec<String>,
 }
@@ -56,7 +42,14 @@ impl Translate<'_> {
     fn open(args: &TranslateArgs) -> Result<Translate<'_>> {
         let dir = &args.run.model;
         let opened = Opened::open(dir, args.run.dtype)?;
-        let tokenizer = Tokenizer::load(dir)?;
+        let family = opened.architecture.family();
+        ensure!(
+            family == "nllb-moe",
+            "{}: translate is for models that know languages (nllb-moe), this is a {family}; sluice generate takes its prompts, \
+             such as \"translate English to German: ...\"",
+            dir.display()
+        );
+        let tokenizer = NllbTokenizer::load(dir)?;
         opened.check_vocabulary(dir, tokenizer.vocab_size())?;
         let defaults = GenerationDefaults::load(dir)?;
         let mut warnings = generation::not_followed(dir, &defaults);
@@ -127,11 +120,12 @@ impl Task for Translate<'_> {
 
     fn check(&self) -> Result<()> {
         check::references(&self.args.references, &self.args.run.output)?;
-        languages::of_flags(self.args, &self.tokenizer)
+        languages::of_flags(&self.args.source, &self.args.target, &self.tokenizer)
     }
 
     fn examine(&self, scan: &Scan) -> Result<()> {
-        languages::of_rows(self.args, scan, &self.tokenizer)?;
+        let args = self.args;
+        languages::of_rows(&args.source, &args.target, args.run.on_error, scan, &self.tokenizer)?;
         quality::references(self.args, scan)
     }
 

@@ -36,6 +36,8 @@ pub struct Shape {
     pub experts: usize,
     /// Experts a token.
     pub top_k: usize,
+    /// Inner width of the experts, or of the widest feed-forward layer.
+    pub d_ff: usize,
     /// A token that takes no position among tokens that are read at once (NLLB's padding, typed in a text).
     pub unnumbered: Option<u32>,
     /// Positions that the model was trained for, where it has an end.
@@ -43,6 +45,14 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Bytes that a token is turned into on its way through a layer, about: the residual stream, queries, keys, values, what
+    /// attention gathers, and rows and inner rows of its experts.
+    pub fn activation_bytes(&self) -> u64 {
+        let attention = 3 * self.d_model + 2 * self.cache_row.iter().sum::<usize>();
+        let experts = (self.top_k.max(1)) * (self.d_model + self.d_ff);
+        (size_of::<f32>() * (2 * self.d_model + attention + experts)) as u64
+    }
+
     /// MoE layers, encoder and decoder.
     pub fn moe_layers(&self) -> usize {
         self.encoder_moe.len() + self.decoder_moe.len()

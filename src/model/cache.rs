@@ -143,6 +143,12 @@ impl Caches {
         }
     }
 
+    /// Bytes of a row of [`Caches::passing`].
+    pub fn passing_row_bytes(kind: CacheType, shape: &Shape) -> u64 {
+        let layers = if shape.encoder { shape.layers } else { 1 };
+        (layers * shape.cache_row.iter().sum::<usize>() * kind.bytes()) as u64
+    }
+
     /// Bytes of a row over all layers, of the decoder's tokens or the encoder's alike.
     pub fn row_bytes(kind: CacheType, shape: &Shape) -> u64 {
         (shape.layers * shape.cache_row.iter().sum::<usize>() * kind.bytes()) as u64

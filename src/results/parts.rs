@@ -205,7 +205,11 @@ impl Parts {
             "{} exists: a segment is written only once",
             path.display()
         );
-        let contents = Contents::of(rows, self.identity.job != "score", layout);
+        let contents = Contents::of(
+            rows,
+            self.identity.job != "score" || rows.iter().any(|row| !row.output.is_empty()),
+            layout,
+        );
         let temporary = with_suffix(&path, ".tmp");
         let written = make_file(&temporary, |file| {
             set_text(file, "creator", CREATOR)?;

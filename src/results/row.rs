@@ -79,6 +79,17 @@ pub struct Row {
     pub routes: Option<RowRoutes>,
 }
 
+impl Row {
+    /// Of a row of a `score` job the text that is scored: the input, or of a pair its target.
+    pub fn scored_text(&self) -> &str {
+        if self.output.is_empty() {
+            &self.input
+        } else {
+            &self.output
+        }
+    }
+}
+
 /// The experts that a row's tokens went to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowRoutes {

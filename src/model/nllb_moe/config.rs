@@ -172,6 +172,7 @@ impl NllbMoeConfig {
             decoder_moe: names(Stack::Decoder),
             experts: self.num_experts,
             top_k: TOP_K,
+            d_ff: self.encoder_ffn_dim.max(self.decoder_ffn_dim),
             unnumbered: Some(self.pad_token_id),
             positions: None,
         }

@@ -1,8 +1,7 @@
 //! Languages that flags and rows name, before any work.
 
 use crate::cli::run::OnError;
-use crate::cli::TranslateArgs;
-use crate::corpus::{Scan, Tokenizer};
+use crate::corpus::{NllbTokenizer, Scan};
 use anyhow::{bail, ensure, Context, Result};
 use std::collections::BTreeMap;
 
@@ -10,12 +9,11 @@ use std::collections::BTreeMap;
 ///
 /// # Errors
 /// Names the flag and the code.
-pub fn of_flags(args: &TranslateArgs, tokenizer: &Tokenizer) -> Result<()> {
-    for (flag, code) in args
-        .source
+pub fn of_flags(source: &Option<String>, targets: &[String], tokenizer: &NllbTokenizer) -> Result<()> {
+    for (flag, code) in source
         .iter()
         .map(|c| ("--source", c))
-        .chain(args.target.iter().map(|c| ("--target", c)))
+        .chain(targets.iter().map(|c| ("--target", c)))
     {
         tokenizer
             .target_lang_id(code)
@@ -28,7 +26,13 @@ pub fn of_flags(args: &TranslateArgs, tokenizer: &Tokenizer) -> Result<()> {
 ///
 /// # Errors
 /// Names the line and the code, or the flag that is missing.
-pub fn of_rows(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Result<()> {
+pub fn of_rows(
+    source: &Option<String>,
+    targets: &[String],
+    on_error: OnError,
+    scan: &Scan,
+    tokenizer: &NllbTokenizer,
+) -> Result<()> {
     for (column, codes) in [("source_lang", &scan.source_langs), ("target_lang", &scan.target_langs)] {
         for (code, row) in codes {
             let place = || format!("{}: {column} {code}", scan.place(*row));
@@ -36,13 +40,12 @@ pub fn of_rows(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Resu
         }
     }
     let rows = scan.rows > scan.blank;
-    let missing = |flag: &Option<String>, line: Option<u64>| {
-        line.filter(|_| flag.is_none() && args.run.on_error == OnError::Fail)
-    };
+    let missing =
+        |flag: &Option<String>, line: Option<u64>| line.filter(|_| flag.is_none() && on_error == OnError::Fail);
     let nobody = |named: &BTreeMap<String, u64>| named.is_empty() && rows;
-    if let Some(row) = missing(&args.source, scan.without_source)
+    if let Some(row) = missing(source, scan.without_source)
         .or(nobody(&scan.source_langs).then_some(0))
-        .filter(|_| args.source.is_none())
+        .filter(|_| source.is_none())
     {
         bail!(
             "--source is missing: the language of the input, e.g. --source eng_Latn; {}, names no source_lang \
@@ -50,7 +53,7 @@ pub fn of_rows(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Resu
             scan.place(row)
         );
     }
-    let target = args.target.first().cloned();
+    let target = targets.first().cloned();
     if let Some(row) = missing(&target, scan.without_target)
         .or(nobody(&scan.target_langs).then_some(0))
         .filter(|_| target.is_none())
@@ -62,9 +65,9 @@ pub fn of_rows(args: &TranslateArgs, scan: &Scan, tokenizer: &Tokenizer) -> Resu
         );
     }
     ensure!(
-        args.target.len() < 2 || scan.target_langs.is_empty(),
+        targets.len() < 2 || scan.target_langs.is_empty(),
         "--target names {} languages, and rows of {} name their own: leave one of them out",
-        args.target.len(),
+        targets.len(),
         scan.name()
     );
     Ok(())

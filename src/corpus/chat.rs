@@ -1,0 +1,269 @@
+//! Chat templates: a chat's messages as the text that a checkpoint was trained on.
+//!
+//! A template is a Jinja program that comes with the checkpoint. What it is given, and what it may call beyond Jinja,
+//! is what transformers' `apply_chat_template` gives it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::read_json;
+use anyhow::{bail, Context, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{context, Environment, Error, ErrorKind};
+use regex::Regex;
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter};
+use serde_json::{Map, Value};
+
+const NAME: &str = "chat_template";
+
+/// Names of a message's reasoning; the first is the one that most templates read, the second gpt-oss's.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// The chat template of a checkpoint.
+pub struct ChatTemplate {
+    /// The file that it is from.
+    path: PathBuf,
+    environment: Environment<'static>,
+    tells_time: bool,
+}
+
+impl ChatTemplate {
+    /// Finds and reads the template of a checkpoint folder: `chat_template.jinja`, else `chat_template` of
+    /// `tokenizer_config.json` (of several the one named `default`), else `chat_template.json`.
+    ///
+    /// # Errors
+    /// A file cannot be read, the template has a mistake, or of several none is the default.
+    pub(crate) fn load(dir: &Path, config: &Value) -> Result<Option<ChatTemplate>> {
+        let file = dir.join("chat_template.jinja");
+        if file.exists() {
+            let source = fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+            return ChatTemplate::new(file, &source).map(Some);
+        }
+        let beside = dir.join("chat_template.json");
+        for path in [dir.join("tokenizer_config.json"), beside.clone()] {
+            let stored = match path == beside {
+                true if beside.exists() => read_json(dir, "chat_template.json")?.get(NAME).cloned(),
+                true => None,
+                false => config.get(NAME).cloned(),
+            };
+            if let Some(source) = stored.and_then(|stored| default_of(stored, &path).transpose()) {
+                return ChatTemplate::new(path, &source?).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn new(path: PathBuf, source: &str) -> Result<ChatTemplate> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        environment.set_syntax(syntax);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", to_json);
+        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        // {% generation %} marks what an assistant said, for training; it changes no text.
+        let source = Regex::new(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")?.replace_all(source, "{%$1 if true $2%}");
+        let source = Regex::new(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")?.replace_all(&source, "{%$1 endif $2%}");
+        environment
+            .add_template_owned(NAME, source.to_string())
+            .with_context(|| format!("{}: the chat template has a mistake", path.display()))?;
+        let mut template = ChatTemplate {
+            path,
+            environment,
+            tells_time: source.contains("strftime_now"),
+        };
+        template.set_time(jiff::Timestamp::now());
+        Ok(template)
+    }
+
+    /// Whether the text of a chat tells the date or time (UTC): that at which the template was read, or the one set.
+    pub fn tells_time(&self) -> bool {
+        self.tells_time
+    }
+
+    /// Sets the time that is told, so that all ranks tell the same.
+    pub(crate) fn set_time(&mut self, now: jiff::Timestamp) {
+        self.environment.add_function("strftime_now", move |format: String| {
+            jiff::fmt::strtime::format(&format, now)
+                .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
+        });
+    }
+
+    /// The text of a chat up to where the answer begins. `named` are the special tokens: `bos_token` to `<s>`.
+    ///
+    /// # Errors
+    /// The template fails, or refuses these messages.
+    pub(crate) fn render(&self, messages: &[Value], named: &BTreeMap<String, String>) -> Result<String> {
+        let messages: Vec<Value> = messages.iter().map(as_the_reference_gives_it).collect();
+        let given = context! {
+            messages => Serde(messages),
+            tools => (),
+            documents => (),
+            add_generation_prompt => true,
+            ..minijinja::Value::from(Serde(named))
+        };
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render(given))
+            .with_context(|| {
+                format!(
+                    "{}: the chat template does not take these messages",
+                    self.path.display()
+                )
+            })
+    }
+}
+
+/// A stored template: a string, or of several the one named `default`.
+fn default_of(stored: Value, path: &Path) -> Result<Option<String>> {
+    let named: BTreeMap<String, Value> = match stored {
+        Value::Null => return Ok(None),
+        Value::String(source) => return Ok(Some(source)),
+        Value::Object(named) => named.into_iter().collect(),
+        Value::Array(list) => {
+            let pair = |item: &Value| Some((item.get("name")?.as_str()?.to_owned(), item.get("template")?.clone()));
+            list.iter().filter_map(pair).collect()
+        }
+        other => bail!("{}: chat_template is {other}, not a string", path.display()),
+    };
+    match named.get("default") {
+        Some(Value::String(source)) => Ok(Some(source.clone())),
+        _ => bail!(
+            "{}: chat_template has the templates {}, none of them named `default`: keep the one to use as chat_template.jinja",
+            path.display(),
+            named.into_keys().collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+/// A message without members that are null, and its reasoning under all names that templates know it by.
+fn as_the_reference_gives_it(message: &Value) -> Value {
+    let Value::Object(members) = message else {
+        return message.clone();
+    };
+    let there = members.iter().filter(|(_, value)| !value.is_null());
+    let there = there.map(|(name, value)| (name.clone(), value.clone()));
+    let reasoning = REASONING
+        .iter()
+        .find_map(|name| members.get(*name).filter(|value| !value.is_null()));
+    let Some(reasoning) = reasoning else {
+        return there.collect::<Map<_, _>>().into();
+    };
+    let mut all = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
+    all.extend(there);
+    all.insert("reasoning_content".to_owned(), reasoning.clone());
+    all.into()
+}
+
+/// The filter `tojson` as transformers has it: Python's `json.dumps`, with no escapes for HTML.
+fn to_json(value: &minijinja::Value, arguments: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = arguments.get("indent")?;
+    if arguments.get::<Option<bool>>("ensure_ascii")? == Some(true) {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "tojson with ensure_ascii=true is not supported",
+        ));
+    }
+    arguments.assert_all_used()?;
+    let written = match indent {
+        Some(width) => written(value, PrettyFormatter::with_indent(" ".repeat(width).as_bytes())),
+        None => written(value, Spaced),
+    };
+    written.map_err(|e| Error::new(ErrorKind::BadSerialization, "tojson").with_source(e))
+}
+
+fn written(value: &minijinja::Value, formatter: impl Formatter) -> Result<String, serde_json::Error> {
+    let mut bytes = Vec::new();
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
+    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
+}
+
+/// JSON on one line as Python writes it: a blank after each comma and colon.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: std::io::Write + ?Sized>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
+        to.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: std::io::Write + ?Sized>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
+        to.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: std::io::Write + ?Sized>(&mut self, to: &mut W) -> std::io::Result<()> {
+        to.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate::new(PathBuf::from("config.json"), source).unwrap()
+    }
+
+    /// The reference's texts: `tests/fixtures/chat.py`.
+    #[test]
+    fn texts_are_those_of_the_reference() {
+        let fixture: Value = serde_json::from_str(include_str!("../../tests/fixtures/chat.json")).unwrap();
+        let named: BTreeMap<String, String> = serde_json::from_value(fixture["special_tokens"].clone()).unwrap();
+        for case in fixture["cases"].as_array().unwrap() {
+            let (family, chat) = (case["template"].as_str().unwrap(), case["chat"].as_str().unwrap());
+            let template = template(fixture["templates"][family].as_str().unwrap());
+            let found = template.render(fixture["chats"][chat].as_array().unwrap(), &named);
+            match (found, case.get("text")) {
+                (Ok(text), Some(expected)) => assert_eq!(text, expected.as_str().unwrap(), "{family}, {chat}"),
+                (Err(e), None) => {
+                    let (message, expected) = (format!("{e:#}"), case["refused"].as_str().unwrap());
+                    assert!(
+                        message.starts_with("config.json") && message.contains(expected),
+                        "{message}"
+                    );
+                }
+                (found, _) => panic!("{family}, {chat}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_date_can_be_set() {
+        let mut template = template("{{ strftime_now('%Y-%m-%d') }}");
+        assert!(template.tells_time());
+        template.set_time(jiff::Timestamp::from_second(86_400 * 365).unwrap());
+        assert_eq!(template.render(&[], &BTreeMap::new()).unwrap(), "1971-01-01");
+        template.set_time(jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(template.render(&[], &BTreeMap::new()).unwrap(), "1970-01-01");
+        let bad = self::template("{{ strftime_now('%!') }}");
+        assert!(bad.render(&[], &BTreeMap::new()).is_err());
+    }
+
+    #[test]
+    fn of_several_templates_the_default_is_taken() {
+        let path = Path::new("config.json");
+        for stored in [
+            json!("x"),
+            json!([{"name": "tools", "template": "y"}, {"name": "default", "template": "x"}]),
+            json!({"default": "x", "tools": "y"}),
+        ] {
+            assert_eq!(default_of(stored, path).unwrap().as_deref(), Some("x"));
+        }
+        assert_eq!(default_of(Value::Null, path).unwrap(), None);
+        let message = default_of(json!([{"name": "tools", "template": "y"}]), path)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("the templates tools"), "{message}");
+        assert!(default_of(json!(3), path).is_err());
+    }
+
+    #[test]
+    fn a_template_with_a_mistake_is_refused() {
+        let message = format!("{:#}", ChatTemplate::new("a.jinja".into(), "{% for %}").err().unwrap());
+        assert!(message.contains("a.jinja") && message.contains("mistake"), "{message}");
+    }
+}
