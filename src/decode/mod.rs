@@ -14,4 +14,5 @@ pub mod random;
 pub mod sample;
 pub mod search;
 pub mod slots;
+pub mod stop;
 pub mod trace;
