@@ -15,6 +15,7 @@ pub mod sample;
 pub mod score;
 pub mod search;
 pub mod slots;
+pub mod stop;
 pub mod trace;
 pub mod windows;
 pub mod workload;
