@@ -7,7 +7,7 @@ use anyhow::Result;
 use sluicegate::cli::{self, exit, exit::Exit, Command};
 use sluicegate::comm::mpi::World;
 use sluicegate::comm::{affinity, launch, Comm};
-use sluicegate::job::{doctor, merge, score, show, translate, words};
+use sluicegate::job::{doctor, generate, merge, score, show, translate, words};
 
 fn main() -> ExitCode {
     let environment = launch::environment();
@@ -35,6 +35,7 @@ fn on_ranks(job: impl FnOnce(&dyn Comm) -> Result<Exit>) -> Result<Exit> {
 fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
     match command {
         Command::Translate(args) => on_ranks(|world| translate::run(&args, world)),
+        Command::Generate(args) => on_ranks(|world| generate::run(&args, world)),
         Command::Score(args) => on_ranks(|world| score::run(&args, world)),
         // Under mpirun N processes would all do it.
         Command::Show(_) | Command::Merge(_) if !launch::speaks(&environment) => Ok(Exit::Done),

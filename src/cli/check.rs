@@ -10,7 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 use super::generation::GenerationArgs;
 use super::run::RunArgs;
 use super::score::Prefix;
-use super::{ScoreArgs, TranslateArgs};
+use super::{GenerateArgs, ScoreArgs, TranslateArgs};
 
 /// Checks the options of `translate` against each other, without looking at files.
 ///
@@ -69,6 +69,32 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
             "{flag} with --pairs: a target is read whole, behind the decoder's start token; leave it out"
         );
     }
+    run(&args.run)
+}
+
+/// Checks the options of `generate` against each other, without looking at files.
+///
+/// # Errors
+/// As [`translate`].
+pub fn generate(args: &GenerateArgs) -> Result<()> {
+    let beams = args.generation.num_beams.unwrap_or(1);
+    let draws = [
+        ("--temperature", args.temperature.is_some_and(|t| t > 0.0)),
+        ("--top-k", args.top_k.is_some()),
+        ("--top-p", args.top_p.is_some()),
+        ("--min-p", args.min_p.is_some()),
+    ];
+    for (flag, given) in draws {
+        ensure!(
+            !given || beams == 1,
+            "{flag} with --num-beams {beams}: beams are searched, not drawn; leave one of them out"
+        );
+        ensure!(
+            !given || args.temperature != Some(0.0),
+            "{flag} with --temperature 0, which takes the likeliest token: leave one of them out"
+        );
+    }
+    generation(&args.generation)?;
     run(&args.run)
 }
 

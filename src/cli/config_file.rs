@@ -103,7 +103,11 @@ fn flag<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
 /// The error for a key that is no flag.
 fn unknown(command: &Command, path: &Path, key: &str, name: &str) -> anyhow::Error {
     let path = path.display();
-    if command.get_positionals().any(|positional| positional.get_id() == name) {
+    let of_input = |positional: &Arg| {
+        let shown = positional.get_value_names().and_then(<[_]>::first);
+        positional.get_id() == name || shown.is_some_and(|shown| shown.eq_ignore_ascii_case(name))
+    };
+    if command.get_positionals().any(of_input) {
         return anyhow::anyhow!("--config {path}: key {key:?}: it has no flag; put it on the command line");
     }
     let flags = command
@@ -133,7 +137,7 @@ fn as_text(flag: &Arg, value: &Value) -> Result<String> {
         .iter()
         .any(|possible| possible.matches("true", false));
     let text = match (kind, value) {
-        ("N" | "N|auto", Value::Integer(number)) => Some(number.to_string()),
+        ("N" | "N|auto" | "SIZE|auto", Value::Integer(number)) => Some(number.to_string()),
         ("X", Value::Integer(number)) => Some(number.to_string()),
         ("X", Value::Float(number)) => Some(number.to_string()),
         ("N" | "X", _) => None,
@@ -151,6 +155,7 @@ fn as_text(flag: &Arg, value: &Value) -> Result<String> {
         let wanted = match kind {
             "N" => "a whole number",
             "N|auto" => "a whole number or 'auto'",
+            "SIZE|auto" => "an amount of memory such as '2G', or 'auto'",
             "X" => "a number",
             "BOOL" => "true or false",
             _ if is_list => "a string or a list of strings",

@@ -5,6 +5,7 @@
 pub mod check;
 pub mod config_file;
 pub mod exit;
+pub mod generate;
 pub mod generation;
 pub mod input;
 pub mod log;
@@ -21,6 +22,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+pub use generate::GenerateArgs;
 pub use score::ScoreArgs;
 pub use translate::TranslateArgs;
 pub use value::Memory;
@@ -62,6 +64,9 @@ pub enum Command {
     /// Translate a text file, a sentence a line (or TSV, JSONL)
     #[command(after_long_help = translate::AFTER_HELP)]
     Translate(Box<TranslateArgs>),
+    /// Go on from prompts: greedy, beam search or sampling
+    #[command(after_long_help = generate::AFTER_HELP)]
+    Generate(Box<GenerateArgs>),
     /// Score texts: log-probabilities of their tokens, and perplexity
     #[command(after_long_help = score::AFTER_HELP)]
     Score(Box<ScoreArgs>),
@@ -133,6 +138,7 @@ where
     let cli = Cli::try_parse_from(arguments)?;
     match &cli.command {
         Command::Translate(arguments) => check::translate(arguments)?,
+        Command::Generate(arguments) => check::generate(arguments)?,
         Command::Score(arguments) => check::score(arguments)?,
         _ => {}
     }

@@ -4,8 +4,10 @@
 use super::candidates::{candidates, ruled_out, Candidate};
 use super::limits::Limits;
 use super::lockstep::portions;
+use super::sample;
 use super::search::{Bounds, Hypothesis, Search, Settings};
 use super::slots::{Place, Slots};
+use super::stop::Stops;
 use super::trace::{Trace, Visit};
 use crate::device::{KeyRows, Tops};
 use crate::metrics::meter::Phase;
@@ -14,6 +16,7 @@ use crate::model::Model;
 use crate::moe::Context;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A source to go on from, with one or several outputs: a sentence to translate, or a prompt.
 #[derive(Clone, Debug)]
@@ -33,9 +36,16 @@ pub struct Output {
     pub forced: Option<u32>,
     /// Tokens it may come to at most, where that is less than for all ([`Settings::max_length`]).
     pub most: Option<usize>,
+    /// Strings that end it.
+    pub stops: Option<Arc<Stops>>,
+    /// What its draws begin with, where that is not the job's ([`Sampling::seed`](super::sample::Sampling::seed)).
+    pub seed: Option<u64>,
     /// Whether the routes of the source are credited to this output.
     pub credits_source: bool,
 }
+
+/// Makes text of ids, to look for stop strings.
+pub type TextOf = Arc<dyn Fn(&[u32]) -> anyhow::Result<String> + Send + Sync>;
 
 /// A finished output.
 #[derive(Debug)]
@@ -177,6 +187,8 @@ pub struct Batch {
     /// Mean tokens of a sentence so far, to guess how many rows fill the room.
     mean: f64,
     head: Head,
+    draws: sample::Room,
+    text: Option<TextOf>,
 }
 
 impl Batch {
@@ -202,6 +214,16 @@ impl Batch {
             active: Vec::new(),
             mean: 32.0,
             head: Head::default(),
+            draws: sample::Room::default(),
+            text: None,
+        }
+    }
+
+    /// The same batch, for outputs with stop strings.
+    pub fn with_text(self, text: TextOf) -> Batch {
+        Batch {
+            text: Some(text),
+            ..self
         }
     }
 
@@ -428,7 +450,7 @@ impl Batch {
             return Vec::new();
         }
         self.keep_routes(ctx, model, step);
-        self.advance()
+        self.advance(ctx)
     }
 
     /// Cache rows of every hypothesis' tokens behind those of its prompt, the one about to be decoded last; none for greedy
@@ -459,21 +481,32 @@ impl Batch {
     /// Finds the candidates of each wanted row, in order.
     fn offers(&mut self, ctx: &mut Context, model: &dyn Model) {
         let head = &mut self.head;
-        let (k, ruled_out) = (self.settings.candidates(), &head.ruled_out);
-        let tops = &mut head.tops;
-        ctx.device
-            .head(&head.rows, model.head(), k, |row| ruled_out.row(row), tops);
+        let (ruled_out, wanted) = (&head.ruled_out, &head.wanted);
+        let drawn = self.settings.sampling.map(|sampling| {
+            let place = |row: usize| {
+                let (output, search) = (&self.active[wanted[row].0].output, &self.active[wanted[row].0].search);
+                let position = search.ids(0).len() as u64;
+                match output.seed {
+                    Some(seed) => (seed, 0, position),
+                    None => (sampling.seed, output.key, position),
+                }
+            };
+            let from = (&head.rows[..], model.head());
+            sampling.draw_rows(ctx.device, from, |row| ruled_out.row(row), place, &mut self.draws)
+        });
+        if drawn.is_none() {
+            let k = self.settings.candidates();
+            ctx.device
+                .head(&head.rows, model.head(), k, |row| ruled_out.row(row), &mut head.tops);
+        }
         for (i, &(d, r)) in head.wanted.iter().enumerate() {
             let decoding = &self.active[d];
             let (ids, offered) = (decoding.search.ids(r), &mut head.offered.all);
-            let found = candidates(
-                &self.settings,
-                decoding.search.bounds(),
-                ids,
-                tops.log_sum(i),
-                tops.best(i),
-                offered,
-            );
+            let (log_sum, best) = match &drawn {
+                Some(drawn) => (drawn[i].log_sum, std::slice::from_ref(&drawn[i].best)),
+                None => (head.tops.log_sum(i), head.tops.best(i)),
+            };
+            let found = candidates(&self.settings, decoding.search.bounds(), ids, log_sum, best, offered);
             head.offered.ends.push(head.offered.all.len());
             let row = decoding.output.key / self.limits.per_sentence as u64;
             if let Err(error) = found {
@@ -496,23 +529,31 @@ impl Batch {
     }
 
     /// Lets every search choose, and clears away those that ended.
-    fn advance(&mut self) -> Vec<Finished> {
+    fn advance(&mut self, ctx: &mut Context) -> Vec<Finished> {
         let mut next = 0;
         let mut finished = Vec::new();
         let mut still = Vec::with_capacity(self.active.len());
         for mut d in std::mem::take(&mut self.active) {
+            let (text, stops) = (self.text.as_deref(), d.output.stops.as_deref());
+            let mut stop = |ids: &[u32], next: u32| {
+                let (Some(text), Some(stops)) = (text, stops) else {
+                    return false;
+                };
+                stops.reached(ids, next, text).unwrap_or_else(|error| {
+                    ctx.failure.get_or_insert(error);
+                    false
+                })
+            };
             let ended = match d.search.forced() {
                 Some(token) => {
-                    d.search
-                        .advance(&self.settings, &[&[Candidate { token, logprob: 0.0 }]], &mut |_, _| {
-                            false
-                        })
+                    let given = [Candidate { token, logprob: 0.0 }];
+                    d.search.advance(&self.settings, &[&given], &mut stop)
                 }
                 None => {
                     let rows = next..next + d.search.rows();
                     next = rows.end;
                     let choices: Vec<&[Candidate]> = rows.map(|row| self.head.offered.row(row)).collect();
-                    d.search.advance(&self.settings, &choices, &mut |_, _| false)
+                    d.search.advance(&self.settings, &choices, &mut stop)
                 }
             };
             match ended {

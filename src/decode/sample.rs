@@ -21,7 +21,7 @@ pub struct Sampling {
     pub top_p: f32,
     /// Of those, the ones at least this probable, in parts of the likeliest one's probability; 0 keeps all.
     pub min_p: f32,
-    /// Draws differ with it, and with nothing but it, the output's key and the position.
+    /// Of outputs that have none of their own. Draws differ with it, the output's key and the position, and nothing else.
     pub seed: u64,
 }
 
@@ -75,19 +75,19 @@ impl Sampling {
     }
 
     /// Draws a token for each row of hidden states `x` `[rows, d_model]` with the head `w` `[vocabulary, d_model]`.
-    /// `ruled_out(row)` names tokens, ascending, that are not drawn; `place(row)` is the key of the row's output and the
-    /// position of the token to draw.
+    /// `ruled_out(row)` names tokens, ascending, that are not drawn; `place(row)` is the seed and the key of the row's output,
+    /// and the position of the token to draw.
     pub fn draw_rows<'r>(
         &self,
         device: &Cpu,
         (x, w): (&[f32], &Linear),
         ruled_out: impl Fn(usize) -> &'r [u32] + Sync,
-        place: impl Fn(usize) -> (u64, u64) + Sync,
+        place: impl Fn(usize) -> (u64, u64, u64) + Sync,
         room: &mut Room,
     ) -> Vec<Drawn> {
         let number = |row| {
-            let (key, position) = place(row);
-            uniform(self.seed, key, position)
+            let (seed, key, position) = place(row);
+            uniform(seed, key, position)
         };
         let Room { tops, logits } = room;
         let draw = |row, log_sum: f32, from: &dyn Fn(f64) -> (f32, u32)| {

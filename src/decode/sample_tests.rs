@@ -196,7 +196,7 @@ fn rows_draw_the_same_alone_and_in_company_on_any_device() {
             &[]
         }
     };
-    let place = |row: usize| (row as u64 / 4, row as u64 % 4);
+    let place = |row: usize| (7, row as u64 / 4, row as u64 % 4);
     // Through the head and through whole rows of logits.
     for (top_k, top_p) in [(9, 1.0), (9, 0.8), (0, 1.0), (0, 0.8), (65, 0.8)] {
         let s = sampling(1.5, top_k, top_p, 0.0);
@@ -205,7 +205,7 @@ fn rows_draw_the_same_alone_and_in_company_on_any_device() {
             let log_sum = log_sum_exp(&logits);
             let inside = ruled_out(row).iter().filter(|&&t| t < n as u32);
             inside.for_each(|&t| logits[t as usize] = f32::NEG_INFINITY);
-            let best = s.draw_of_row(&logits, uniform(7, place(row).0, place(row).1));
+            let best = s.draw_of_row(&logits, uniform(7, place(row).1, place(row).2));
             assert!(!ruled_out(row).contains(&best.1));
             Drawn { log_sum, best }
         };
@@ -237,7 +237,7 @@ fn log_probabilities_are_the_models_and_a_nan_is_reported() {
     for top_k in [0, 2] {
         let s = sampling(0.5, top_k, 0.9, 0.0);
         let x = [1.0, 2.0, 3.0, 0.0, 1.0, f32::NAN, 3.0, 0.0];
-        let drawn = s.draw_rows(&cpu, (&x, &head), |_| &[2], |_| (0, 0), &mut room);
+        let drawn = s.draw_rows(&cpu, (&x, &head), |_| &[2], |_| (0, 0, 0), &mut room);
         let mut out = Vec::new();
         candidates(&settings, &bounds, &[0], drawn[0].log_sum, &[drawn[0].best], &mut out).unwrap();
         // Of all four tokens at temperature 1, the one ruled out included.

@@ -1,6 +1,7 @@
 //! What a user runs, one file each.
 
 pub mod doctor;
+pub mod generate;
 mod generation;
 mod languages;
 pub mod merge;

@@ -1,0 +1,307 @@
+//! `sluice generate`: what a model writes after prompts.
+
+use super::generation::{self, Generating};
+use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::words::Words;
+use crate::checkpoint::generation::GenerationDefaults;
+use crate::cli::exit::Exit;
+use crate::cli::run::{OnError, RunArgs};
+use crate::cli::GenerateArgs;
+use crate::comm::Comm;
+use crate::corpus::{Kind, Prompt, Reading, Record, Scan, Tokenizer};
+use crate::decode::batch::{Batch, Finished, Output, Request};
+use crate::decode::sample::Sampling;
+use crate::decode::search::Settings;
+use crate::decode::stop::Stops;
+use crate::model::Model;
+use crate::results::{Judge, Row, Status, Tally};
+use anyhow::{bail, ensure, Result};
+use serde_json::{json, Value};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Tokens of an output at most where neither the command line nor the checkpoint says.
+const MAX_NEW_TOKENS: usize = 128;
+
+/// Runs the job; collective over all ranks.
+///
+/// # Errors
+/// As [`run::run`].
+pub fn run(args: &GenerateArgs, world: &dyn Comm) -> Result<Exit> {
+    run::run(&args.run, &args.inputs, || Generate::open(args), world)
+}
+
+/// The job with its checkpoint.
+struct Generate<'a> {
+    args: &'a GenerateArgs,
+    opened: Opened,
+    tokenizer: Arc<Tokenizer>,
+    settings: Settings,
+    stops: Arc<Stops>,
+    warnings: Vec<String>,
+}
+
+impl Generate<'_> {
+    fn open(args: &GenerateArgs) -> Result<Generate<'_>> {
+        let dir = &args.run.model;
+        let opened = Opened::open(dir, args.run.dtype)?;
+        let family = opened.architecture.family();
+        let Words::Plain(tokenizer) = Words::load(dir, opened.architecture.as_ref())? else {
+            bail!(
+                "{}: a {family} writes in a language that it is told: use sluice translate --target",
+                dir.display()
+            );
+        };
+        opened.check_vocabulary(dir, tokenizer.vocab_size())?;
+        let mut defaults = GenerationDefaults::load(dir)?;
+        if args.generation.max_length.is_none() && defaults.max_new_tokens.is_none() {
+            // A length that counts the prompt means little for prompts of all lengths.
+            defaults.max_new_tokens = Some(MAX_NEW_TOKENS);
+        }
+        let warnings = generation::not_followed(dir, &defaults);
+        let mut settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
+        settings.sampling = sampling(args)?;
+        ensure!(
+            settings.sampling.is_none() || settings.beams == 1,
+            "generation_config.json asks for {} beams: beams are searched, not drawn; give --num-beams 1",
+            settings.beams
+        );
+        Ok(Generate {
+            args,
+            stops: Arc::new(Stops::new(args.stop.clone())?),
+            opened,
+            tokenizer: Arc::new(*tokenizer),
+            settings,
+            warnings,
+        })
+    }
+
+    fn tokenize(&self, record: &Record) -> Result<Vec<u32>> {
+        match &record.prompt {
+            Prompt::Text => self.tokenizer.encode(&record.text, true),
+            Prompt::Ids(ids) => Ok(ids.clone()),
+            Prompt::Messages(messages) => self.tokenizer.encode_chat(messages),
+        }
+    }
+
+    /// The most tokens that may follow a prompt, or why none can.
+    fn most(&self, record: &Record, prompt: usize) -> Result<usize, String> {
+        let own = record.settings.max_new_tokens.map_or(usize::MAX, |n| n as usize);
+        let mut most = own.min(self.settings.max_length - 1);
+        if !self.opened.architecture.shape().encoder {
+            if prompt == 0 {
+                return Err("the prompt has no tokens".into());
+            }
+            if let (Some(length), None) = (self.args.generation.max_length, self.args.generation.max_new_tokens) {
+                most = most.min(length.saturating_sub(prompt));
+            }
+            if let Some(positions) = self.opened.architecture.shape().positions {
+                if prompt >= positions {
+                    return Err(format!(
+                        "the prompt has {prompt} tokens, the model was trained for {positions} positions: shorten it"
+                    ));
+                }
+                most = most.min(positions - prompt);
+            }
+            if most == 0 {
+                return Err(format!(
+                    "the prompt has {prompt} tokens, which leaves none of --max-length for the output"
+                ));
+            }
+        }
+        Ok(most)
+    }
+}
+
+fn sampling(args: &GenerateArgs) -> Result<Option<Sampling>> {
+    let draws = args.top_k.is_some() || args.top_p.is_some() || args.min_p.is_some();
+    Sampling {
+        temperature: args.temperature.unwrap_or(if draws { 1.0 } else { 0.0 }),
+        top_k: args.top_k.unwrap_or(0),
+        top_p: args.top_p.unwrap_or(1.0),
+        min_p: args.min_p.unwrap_or(0.0),
+        seed: args.seed,
+    }
+    .checked()
+}
+
+/// A prompt under way.
+struct Pending {
+    record: Record,
+    stops: Arc<Stops>,
+}
+
+impl Task for Generate<'_> {
+    type Work = Batch;
+    type Pending = Pending;
+
+    fn name(&self) -> &'static str {
+        "generate"
+    }
+
+    fn tokens(&self) -> &'static str {
+        "generated"
+    }
+
+    fn run(&self) -> &RunArgs {
+        &self.args.run
+    }
+
+    fn arguments(&self) -> Result<Value> {
+        Ok(serde_json::to_value(self.args)?)
+    }
+
+    fn inputs(&self) -> &[PathBuf] {
+        &self.args.inputs
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            id_limit: Some(self.opened.architecture.shape().vocab_size as u32),
+            ..self.args.input.reading(Kind::Prompts)
+        }
+    }
+
+    fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    fn outputs(&self) -> u64 {
+        1
+    }
+
+    fn fields(&self) -> Vec<(&'static str, Value)> {
+        let mut fields = generation::fields(&self.args.generation, &self.settings);
+        let sampling = self.settings.sampling.map(|s| {
+            json!({
+                "temperature": s.temperature, "top_k": s.top_k, "top_p": s.top_p, "min_p": s.min_p, "seed": s.seed
+            })
+        });
+        fields.extend([("sampling", json!(sampling)), ("stop", json!(self.args.stop))]);
+        fields
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn examine(&self, _: &Scan) -> Result<()> {
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+
+    fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
+        let planned = Generating {
+            settings: &self.settings,
+            batch_tokens: self.args.generation.batch_tokens,
+            outputs: 1,
+        }
+        .plan(net, place)?;
+        let tokenizer = self.tokenizer.clone();
+        Ok(Planned {
+            work: planned.work.with_text(Arc::new(move |ids| tokenizer.decode(ids))),
+            ..planned
+        })
+    }
+
+    fn take(&self, record: &Record, _: &[usize]) -> Result<Taken<Self>> {
+        let mut taken = Taken::default();
+        let blank = record.problem.is_none() && record.is_blank();
+        let finished = |status| Row {
+            index: record.index,
+            id: record.id.clone(),
+            input: record.text.clone(),
+            status,
+            ..Row::default()
+        };
+        if record.problem.is_some() || blank {
+            taken.why = record.problem.clone();
+            let status = if blank { Status::Blank } else { Status::Failed };
+            taken.rows.push(finished(status));
+            return Ok(taken);
+        }
+        let asked = self.tokenize(record).map_err(|error| format!("{error:#}"));
+        let asked = asked.and_then(|ids| Ok((self.most(record, ids.len())?, ids)));
+        let (most, ids) = match asked {
+            Ok(asked) => asked,
+            Err(why) if self.args.run.on_error == OnError::Fail => {
+                bail!(
+                    "row {} of the input, counted from 0: {why}; or give --on-error skip",
+                    record.index
+                )
+            }
+            Err(why) => {
+                taken.why = Some(why);
+                taken.rows.push(finished(Status::Failed));
+                return Ok(taken);
+            }
+        };
+        let stops = match &record.settings.stop[..] {
+            [] => self.stops.clone(),
+            own => Arc::new(Stops::new(own.to_vec())?),
+        };
+        let output = Output {
+            key: record.index,
+            most: Some(most),
+            stops: (!stops.is_empty()).then(|| stops.clone()),
+            seed: record.settings.seed,
+            credits_source: true,
+            ..Output::default()
+        };
+        let record = record.clone();
+        taken.pending.push((output.key, Pending { record, stops }));
+        taken.request = Some(Request {
+            ids,
+            outputs: vec![output],
+        });
+        Ok(taken)
+    }
+
+    fn key(&self, finished: &Finished) -> u64 {
+        finished.key
+    }
+
+    fn finish(&self, pending: Pending, finished: Finished) -> Result<Done> {
+        let Pending { record, stops } = pending;
+        let text = self.tokenizer.decode(&finished.hypothesis.ids[1..])?;
+        let stopped = stops.ends(&text).is_some();
+        let row = Row {
+            index: finished.key,
+            id: record.id,
+            input: record.text,
+            output: stops.cut(&text).to_string(),
+            ..Row::default()
+        };
+        let keeps_scores = self.args.generation.scores;
+        let mut done = generation::done(row, finished, &self.settings, false, keeps_scores, &self.opened);
+        if stopped {
+            done.row.status = Status::Ok;
+        }
+        Ok(done)
+    }
+
+    fn figures(&self) -> Result<Box<dyn Figures>> {
+        Ok(Box::new(Counted::default()))
+    }
+}
+
+/// Rows by status, and tokens.
+#[derive(Default)]
+struct Counted(Tally);
+
+impl Figures for Counted {
+    fn tally(&self) -> &Tally {
+        &self.0
+    }
+
+    fn figures(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
+    fn judge(&mut self) -> &mut dyn Judge {
+        &mut self.0
+    }
+}
