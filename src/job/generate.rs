@@ -189,6 +189,12 @@ impl Task for Generate<'_> {
         Ok(())
     }
 
+    fn begin(&mut self, started: i64) {
+        if let Some(tokenizer) = Arc::get_mut(&mut self.tokenizer) {
+            tokenizer.set_time(started);
+        }
+    }
+
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
     }

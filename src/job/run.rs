@@ -54,7 +54,7 @@ pub fn run<T: Task>(
         _ => Ok(()),
     };
     agree(world, files.and_then(|()| refuse_device(args)))?;
-    let task = agree(world, open())?;
+    let mut task = agree(world, open())?;
     let (prepared, parts) = agree(world, prepare(&task, world))?;
     let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
         if world.rank() == 0 {
@@ -80,6 +80,7 @@ pub fn run<T: Task>(
             .chain(&binding)
             .for_each(|w| log::warn!("{w}"));
     }
+    task.begin(parts.started());
     let host = &bindings[world.rank()].host;
     let neighbours = bindings.iter().filter(|b| b.host == *host).count();
     crash_point("prepared");

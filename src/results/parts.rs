@@ -39,6 +39,7 @@ pub struct Parts {
     out: PathBuf,
     identity: JobIdentity,
     attempt: u32,
+    started: i64,
     lock: Option<Lock>,
 }
 
@@ -120,18 +121,19 @@ impl Parts {
         }
         let _ = fs::remove_file(with_suffix(out, ".merging"));
         let _ = fs::remove_dir_all(with_suffix(&dir, ".merged"));
-        let attempt = start(out, &dir, identity)?;
+        let job = start(out, &dir, identity)?;
         let done = keep(&dir)?;
         let parts = Parts {
             dir,
             out: out.to_owned(),
-            identity: identity.clone(),
-            attempt,
+            identity: job.identity,
+            attempt: job.attempt,
+            started: job.started,
             lock: Some(lock),
         };
         Ok(Opened::Ready {
             parts,
-            attempt,
+            attempt: job.attempt,
             kept_rows: done.count(),
             done,
         })
@@ -144,12 +146,12 @@ impl Parts {
         loop {
             match read_job(&dir) {
                 Ok(job) => {
-                    let (identity, attempt) = (job.identity, job.attempt);
                     return Ok(Parts {
                         dir,
                         out: out.to_owned(),
-                        identity,
-                        attempt,
+                        identity: job.identity,
+                        attempt: job.attempt,
+                        started: job.started,
                         lock: None,
                     });
                 }
@@ -177,6 +179,11 @@ impl Parts {
     /// Which start of the job this is, from 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// When the job was first started, in seconds since 1970: the same on every rank and at every start.
+    pub fn started(&self) -> i64 {
+        self.started
     }
 
     /// Writes a segment and its record; gives the segment's bytes. Rows are sorted by their number on the way. A

@@ -17,6 +17,9 @@ pub(crate) struct JobFile {
     pub identity: JobIdentity,
     /// How often the job was started.
     pub attempt: u32,
+    /// When it was first started, in seconds since 1970.
+    #[serde(default)]
+    pub started: i64,
     pub creator_version: String,
 }
 
@@ -56,13 +59,13 @@ pub(crate) fn read_job(dir: &Path) -> Result<JobFile> {
 }
 
 /// Enters this start of the job into `job.json`; gives its number.
-pub(crate) fn start(out: &Path, dir: &Path, identity: &JobIdentity) -> Result<u32> {
+pub(crate) fn start(out: &Path, dir: &Path, identity: &JobIdentity) -> Result<JobFile> {
     let path = dir.join("job.json");
-    let before = if path.exists() {
+    let (before, started) = if path.exists() {
         let advice = || format!("--output {}: give --overwrite to start anew", out.display());
         let job = read_job(dir).with_context(advice)?;
         refuse_difference(dir, &job.identity, identity)?;
-        job.attempt
+        (job.attempt, job.started)
     } else {
         // A kill right at the start leaves the lock, or a temporary file.
         let ours = |path: &PathBuf| path.ends_with("lock") || path.extension().is_some_and(|e| e == "tmp");
@@ -83,16 +86,17 @@ pub(crate) fn start(out: &Path, dir: &Path, identity: &JobIdentity) -> Result<u3
              --overwrite to discard them",
             dir.display()
         );
-        0
+        (0, jiff::Timestamp::now().as_second())
     };
     let job = JobFile {
         identity: identity.clone(),
         attempt: before + 1,
+        started,
         creator_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let json = serde_json::to_vec_pretty(&job).context("cannot write the job's identity as JSON")?;
     write_whole(&path, &json, || ())?;
-    Ok(job.attempt)
+    Ok(job)
 }
 
 /// The segments that have a record, sorted by name.

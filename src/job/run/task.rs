@@ -46,6 +46,8 @@ pub trait Task {
     /// # Errors
     /// What is to be refused.
     fn examine(&self, scan: &Scan) -> Result<()>;
+    /// Is told when the job was first started, in seconds since 1970; the same on every rank and at every start.
+    fn begin(&mut self, _started: i64) {}
     /// What the user should know before the run; on rank 0.
     fn warnings(&self) -> Vec<String>;
     /// The running batch and the bytes that its caches may come to hold. The same on every rank.
