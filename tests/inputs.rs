@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use sluicegate::corpus::{refuse_overwrite, scan, spool, Format, Reading, Record, Scan, WindowLimits, WindowReader};
+use sluicegate::corpus::{
+    paths, refuse_overwrite, scan, spool, Format, Kind, Prompt, Reading, Record, Scan, WindowLimits, WindowReader,
+};
 use tempfile::TempDir;
 
 const LIMITS: WindowLimits = WindowLimits {
@@ -387,4 +389,309 @@ fn a_format_can_be_given_where_the_name_does_not_tell() {
     };
     let scan = scan(&[path], &reading, LIMITS, &mut |_, _| ()).unwrap();
     assert_eq!(rows(&scan)[0].text, "x");
+}
+
+/// Several files: their names, bytes, and the texts of their rows with the lines that they stand in.
+type Files<'a> = Vec<(&'a str, Vec<u8>, Vec<(&'a str, u64)>)>;
+
+fn several() -> Files<'static> {
+    vec![
+        ("empty.txt", b"".to_vec(), vec![]),
+        ("a.txt", b"one\n\ntwo".to_vec(), vec![("one", 1), ("", 2), ("two", 3)]),
+        ("header.tsv", b"id\ttext\n".to_vec(), vec![]),
+        (
+            "b.tsv",
+            b"id\ttext\r\n1\tthree\r\n\r\n2\tfour and more\r\n".to_vec(),
+            vec![("three", 2), ("", 3), ("four and more", 4)],
+        ),
+        ("mark.txt", b"\xEF\xBB\xBF".to_vec(), vec![]),
+        (
+            "c.jsonl.zst",
+            zstd(b"{\"text\": \"five\"}\n{\"text\": \"six\"}"),
+            vec![("five", 1), ("six", 2)],
+        ),
+        (
+            "d.gz",
+            gzip("\u{FEFF}seven\neight\nnine\nten\neleven\n".as_bytes()),
+            vec![("seven", 1), ("eight", 2), ("nine", 3), ("ten", 4), ("eleven", 5)],
+        ),
+        ("none.gz", gzip(b""), vec![]),
+    ]
+}
+
+#[test]
+fn rows_are_numbered_through_all_files() {
+    let dir = TempDir::new().unwrap();
+    let files = several();
+    files
+        .iter()
+        .for_each(|(name, bytes, _)| drop(written(&dir, name, bytes)));
+    let count = files.len();
+    // All in order; the other way round; some twice, with empty ones at the end.
+    let orders = [
+        (0..count).collect::<Vec<_>>(),
+        (0..count).rev().collect(),
+        vec![3, 3, 6, 1, 6, 0, 0],
+        vec![1],
+        vec![0, 4, 7],
+    ];
+    for order in orders {
+        let given: Vec<PathBuf> = order.iter().map(|i| dir.path().join(files[*i].0)).collect();
+        let twin: Vec<(&Path, &str, u64)> = order
+            .iter()
+            .zip(&given)
+            .flat_map(|(i, path)| files[*i].2.iter().map(|(text, line)| (path.as_path(), *text, *line)))
+            .collect();
+        for limits in [
+            LIMITS,
+            SMALL,
+            WindowLimits { lines: 1, bytes: 1 },
+            WindowLimits { lines: 4, bytes: 1000 },
+        ] {
+            let scan = scan(&given, &Reading::default(), limits, &mut |_, _| ()).unwrap();
+            assert_eq!((scan.rows, scan.refusal()), (twin.len() as u64, None));
+            assert_eq!(scan.files.iter().map(|f| f.rows).sum::<u64>(), scan.rows);
+            assert_eq!(scan.files.iter().map(|f| f.bytes).sum::<u64>(), scan.bytes);
+            let most = scan.windows.iter().map(|w| w.rows).max().unwrap_or(0);
+            assert!(most <= limits.lines && (limits != LIMITS || scan.windows.len() <= 1));
+            let scan: Scan = serde_json::from_str(&serde_json::to_string(&scan).unwrap()).unwrap(); // as broadcast
+            let found = rows(&scan);
+            for (row, (path, text, line)) in found.iter().zip(&twin) {
+                let place = scan.place(row.index);
+                assert_eq!((place.path, row.text.as_str(), place.line), (*path, *text, *line));
+            }
+            let mut reader = WindowReader::open(&scan).unwrap();
+            for window in (0..scan.windows.len())
+                .rev()
+                .chain([0, 0])
+                .filter(|w| *w < scan.windows.len())
+            {
+                let first = scan.windows[window].first_row as usize;
+                let again = reader.read(window).unwrap();
+                assert_eq!(again, found[first..first + again.len()], "window {window}");
+            }
+        }
+    }
+    assert!(scan(&[] as &[&Path], &Reading::default(), LIMITS, &mut |_, _| ()).is_err());
+}
+
+#[test]
+fn the_digest_tells_files_and_their_order() {
+    let dir = TempDir::new().unwrap();
+    let (a, b, c) = (
+        written(&dir, "a.txt", b"x\n"),
+        written(&dir, "b.txt", b"y"),
+        written(&dir, "c.txt", b"x\ny"),
+    );
+    let tsv = written(&dir, "b.jsonl", b"y");
+    let empty = written(&dir, "empty.txt", b"");
+    let digest = |files: &[&Path]| scan(files, &Reading::default(), LIMITS, &mut |_, _| ()).unwrap().digest;
+    let mut all = vec![
+        digest(&[&a, &b]),
+        digest(&[&b, &a]),
+        digest(&[&c]),
+        digest(&[&a, &b, &empty]),
+        digest(&[&a, &tsv]),
+        digest(&[&a, &a]),
+        digest(&[&a]),
+    ];
+    assert_eq!(all[6], digest(&[&a]));
+    assert_eq!(all[6].len(), 64);
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 7);
+}
+
+#[test]
+fn messages_name_file_and_line() {
+    let dir = TempDir::new().unwrap();
+    let files = [
+        written(&dir, "good.txt", b"a\nb\n"),
+        written(&dir, "bad.tsv", b"text\tid\nc\t1\nd\n"),
+        written(&dir, "bad.jsonl", b"{\"text\": \"e\"}\n\n{}\n"),
+        written(&dir, "caf.txt", b"f\ncaf\xE9\n"),
+    ];
+    let scan = scan(&files, &Reading::default(), LIMITS, &mut |_, _| ()).unwrap();
+    let message = scan.refusal().unwrap();
+    for part in [
+        "good.txt and 3 more files: 3 of 9 rows cannot be used",
+        "bad.tsv, line 3: 1 columns",
+        "bad.jsonl, line 3: the object has no field `text`",
+        "caf.txt, line 2: not UTF-8: 0xE9 at byte 3 of the line, byte 5 of the file",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(rows(&scan)[3].problem.as_ref(), Some(&scan.problems[0].what));
+}
+
+#[test]
+fn a_file_of_several_that_shrank_or_changed_is_named() {
+    let dir = TempDir::new().unwrap();
+    let (a, b) = (
+        written(&dir, "a.txt", b"one\n"),
+        written(&dir, "b.txt", b"two\nthree\n"),
+    );
+    let scan = scan(&[&a, &b], &Reading::default(), LIMITS, &mut |_, _| ()).unwrap();
+    assert_eq!(scan.windows.len(), 1);
+    fs::write(&b, b"two\nthrEe\n").unwrap();
+    let message = WindowReader::open(&scan).unwrap().read(0).unwrap_err().to_string();
+    assert!(
+        message.contains("other bytes") && message.contains("b.txt, line 2"),
+        "{message}"
+    );
+    fs::write(&b, b"two\n").unwrap();
+    let message = WindowReader::open(&scan).err().unwrap().to_string();
+    assert!(message.contains("b.txt: has 4 bytes, but 10"), "{message}");
+    fs::write(&b, b"two\nthree\n").unwrap();
+    assert_eq!(rows(&scan).len(), 3);
+}
+
+#[test]
+fn what_is_read_of_a_row_can_be_chosen() {
+    let dir = TempDir::new().unwrap();
+    let read = |path: &Path, reading: &Reading| scan(&[path], reading, LIMITS, &mut |_, _| ());
+    let reading = |kind: Kind, columns: &str, field: &str| Reading {
+        columns: (!columns.is_empty()).then(|| columns.parse().unwrap()),
+        field: (!field.is_empty()).then(|| field.to_owned()),
+        ..Reading::of(kind)
+    };
+    // TSV without a header; a blank line before the first row stays a row.
+    let bare = written(&dir, "bare.tsv", b"\n7\tone\n8\ttwo\n9\n");
+    let found = read(&bare, &reading(Kind::Documents, "2,id=1", "")).unwrap();
+    assert_eq!((found.rows, found.blank, found.problem_count), (4, 1, 1));
+    assert!(found
+        .refusal()
+        .unwrap()
+        .contains("line 4: 1 columns, while the first row has 2"));
+    let found = rows(&found);
+    assert_eq!((found[2].text.as_str(), found[2].id.as_deref()), ("two", Some("8")));
+    let message = format!("{:#}", read(&bare, &reading(Kind::Documents, "5", "")).unwrap_err());
+    assert!(
+        message.contains("bare.tsv") && message.contains("column 5"),
+        "{message}"
+    );
+    // Under a byte order mark.
+    let marked = written(&dir, "marked.tsv", "\u{FEFF}one\tx\n".as_bytes());
+    let found = rows(&read(&marked, &reading(Kind::Documents, "1", "")).unwrap());
+    assert_eq!(found[0].text, "one");
+
+    let named = written(&dir, "named.tsv", b"lang\tsentence\tid\nen\tone\tk\n");
+    let found = rows(&read(&named, &reading(Kind::Documents, "text=sentence", "")).unwrap());
+    assert_eq!((found[0].text.as_str(), found[0].id.as_deref()), ("one", Some("k")));
+    assert!(
+        read(&named, &reading(Kind::Documents, "", "")).is_ok(),
+        "the first column, as `id` is known"
+    );
+
+    let deep = written(
+        &dir,
+        "deep.jsonl",
+        b"{\"doc\": {\"body\": \"one\"}}\n{\"doc\": 3}\n{\"doc\": {\"body\": 3}}\n",
+    );
+    let found = read(&deep, &reading(Kind::Documents, "", "doc.body")).unwrap();
+    let message = found.refusal().unwrap();
+    assert!(
+        message.contains("line 2: the object has no field `doc.body`"),
+        "{message}"
+    );
+    assert!(message.contains("line 3: `doc.body` is a number"), "{message}");
+    assert_eq!(rows(&found)[0].text, "one");
+    assert!(
+        read(&deep, &reading(Kind::Documents, "1", "")).is_err(),
+        "columns without TSV"
+    );
+    assert!(
+        read(&bare, &reading(Kind::Documents, "", "a")).is_err(),
+        "a field without JSONL"
+    );
+}
+
+#[test]
+fn pairs_and_prompts() {
+    let dir = TempDir::new().unwrap();
+    let read = |path: &Path, kind: Kind| scan(&[path], &Reading::of(kind), LIMITS, &mut |_, _| ()).unwrap();
+    for (name, bytes) in [
+        ("pairs.txt", &b"a b\tc\n\nd\t\n"[..]),
+        ("pairs.tsv", b"target\tsource\nc\ta b\n\n\td\n"),
+        (
+            "pairs.jsonl",
+            b"{\"source\": \"a b\", \"target\": \"c\"}\n\n{\"text\": \"d\", \"target\": \"\"}\n",
+        ),
+    ] {
+        let found = read(&written(&dir, name, bytes), Kind::Pairs);
+        assert_eq!((found.rows, found.blank, found.problem_count), (3, 2, 0), "{name}");
+        let rows = rows(&found);
+        assert_eq!(
+            (rows[0].text.as_str(), rows[0].target.as_deref()),
+            ("a b", Some("c")),
+            "{name}"
+        );
+        assert_eq!(
+            (rows[2].text.as_str(), rows[2].target.as_deref()),
+            ("d", Some("")),
+            "{name}"
+        );
+    }
+    let message = read(&written(&dir, "no.txt", b"a\tb\nc\n"), Kind::Pairs)
+        .refusal()
+        .unwrap();
+    assert!(message.contains("line 2: no tab"), "{message}");
+    let plain = written(&dir, "no.tsv", b"a\tb\n");
+    let message = scan(&[plain], &Reading::of(Kind::Pairs), LIMITS, &mut |_, _| ()).unwrap_err();
+    assert!(format!("{message:#}").contains("--columns 1,2"), "{message:#}");
+
+    let prompts = "{\"prompt\": \"a\"}\n\n{\"prompt_token_ids\": []}\n{\"custom_id\": \"x\", \"body\": {\"messages\": \
+                   [{\"role\": \"user\", \"content\": \"b\"}], \"max_tokens\": 4}}\n{\"prompt\": 4}\n";
+    let found = read(&written(&dir, "prompts.jsonl", prompts.as_bytes()), Kind::Prompts);
+    assert_eq!(
+        (found.rows, found.blank, found.problem_count, found.chat),
+        (5, 2, 1, Some(3))
+    );
+    let rows = rows(&found);
+    assert!(matches!(&rows[3].prompt, Prompt::Messages(messages) if messages.len() == 1));
+    assert_eq!(
+        (rows[3].id.as_deref(), rows[3].settings.max_new_tokens),
+        (Some("x"), Some(4))
+    );
+    assert!(found.refusal().unwrap().contains("line 5: `prompt` is a number"));
+    let text = read(&written(&dir, "prompts.txt", b"a\tb\n"), Kind::Prompts);
+    assert_eq!((text.chat, text.refusal()), (None, None));
+}
+
+#[test]
+fn names_that_mislead_are_refused() {
+    let dir = TempDir::new().unwrap();
+    for (name, cure) in [("a.csv", ".tsv"), ("a.json", ".jsonl"), ("a.csv.gz", ".tsv")] {
+        let path = written(
+            &dir,
+            name,
+            &if name.ends_with("gz") {
+                gzip(b"x\n")
+            } else {
+                b"x\n".to_vec()
+            },
+        );
+        let message = refused(&path);
+        assert!(message.contains(name) && message.contains(cure), "{message}");
+        let lines = Reading {
+            format: Some("lines".parse().unwrap()),
+            ..Reading::default()
+        };
+        assert_eq!(scan(&[path], &lines, LIMITS, &mut |_, _| ()).unwrap().rows, 1);
+    }
+    assert!(
+        refused(dir.path()).contains("/*.txt"),
+        "a folder: the advice is a pattern"
+    );
+}
+
+#[test]
+fn patterns_lead_to_files() {
+    let dir = TempDir::new().unwrap();
+    written(&dir, "part-2.txt", b"c\n");
+    written(&dir, "part-1.txt", b"a\nb\n");
+    let found = paths(&[dir.path().join("part-*.txt"), dir.path().join("part-1.txt")]).unwrap();
+    let scan = scan(&found, &Reading::default(), LIMITS, &mut |_, _| ()).unwrap();
+    let texts: Vec<String> = rows(&scan).into_iter().map(|row| row.text).collect();
+    assert_eq!(texts, ["a", "b", "c", "a", "b"]);
 }

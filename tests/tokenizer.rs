@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sluicegate::corpus::NllbTokenizer;
+use sluicegate::corpus::{NllbTokenizer, Tokenizer};
 use tempfile::TempDir;
 
 /// A folder of the reference files, or none with a word about it.
@@ -300,4 +300,193 @@ fn a_very_long_line_is_cut_like_any_other() {
     let found = cutting.source(&huge, "eng_Latn").unwrap();
     assert_eq!((found.ids.len(), found.cut), (512, true));
     assert_eq!(found, cutting.source(&huge[..45_000], "eng_Latn").unwrap());
+}
+
+/// The checkpoints of all families but NLLB, or none with a word about it.
+fn others() -> Vec<PathBuf> {
+    let Some(all) = shared("oracle/ckpt") else {
+        return Vec::new();
+    };
+    let mut found: Vec<PathBuf> = fs::read_dir(all).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| !path.file_name().unwrap().to_str().unwrap().starts_with("nllb"));
+    found.sort();
+    assert!(found.len() > 15);
+    found
+}
+
+#[test]
+fn every_family_has_the_ids_of_the_reference() {
+    for checkpoint in others() {
+        let name = checkpoint.file_name().unwrap().to_str().unwrap();
+        let tokenizer = Tokenizer::load(&checkpoint).unwrap();
+        let golden = json(&checkpoint.join("golden.json"));
+        let items = golden["items"].as_array().unwrap();
+        assert!(items.len() > 20);
+        let mut outputs = 0;
+        for item in items {
+            let (text, expected) = (item["text"].as_str().unwrap(), ids(&item["ids"]));
+            let found = tokenizer.encode(text, true).unwrap();
+            assert_eq!(found, expected, "{name}: {text:?}");
+            assert_eq!(
+                tokenizer.decode(&expected).unwrap(),
+                item["decoded"].as_str().unwrap(),
+                "{name}"
+            );
+            // Texts without a prompt are not gone on from.
+            for output in ["greedy", "beam4"]
+                .map(|mode| &item[mode])
+                .into_iter()
+                .filter(|o| !o.is_null())
+            {
+                let text = tokenizer.decode(&ids(&output["ids"])).unwrap();
+                assert_eq!(text, output["text"].as_str().unwrap(), "{name}");
+                outputs += 1;
+            }
+            // Specials stand at the ends, and nothing else is added.
+            let bare = tokenizer.encode(text, false).unwrap();
+            let family = name.split('-').next().unwrap();
+            let (begins, ends) = match family {
+                "mixtral" | "jetmoe" | "phimoe" | "deepseek_v2" | "deepseek_v3" => (tokenizer.bos(), None),
+                "switch" => (None, tokenizer.eos()),
+                _ => (None, None),
+            };
+            let around: Vec<u32> = begins.into_iter().chain(bare).chain(ends).collect();
+            assert_eq!(found, around, "{name}: {text:?}");
+        }
+        assert!(outputs > 10, "{name}");
+        let vocab = json(&checkpoint.join("config.json"))["vocab_size"].as_u64().unwrap() as usize;
+        assert!(tokenizer.vocab_size() <= vocab);
+        assert_eq!(
+            (tokenizer.max_length(), tokenizer.eos().is_some()),
+            (Some(96), true),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn special_tokens_are_those_that_the_folder_names() {
+    let Some(checkpoint) = shared("oracle/ckpt/mixtral-s1") else {
+        return;
+    };
+    let dir = TempDir::new().unwrap();
+    let tokenizer = Tokenizer::load(&checkpoint).unwrap();
+    assert_eq!(
+        (tokenizer.bos(), tokenizer.eos(), tokenizer.pad()),
+        (Some(1), Some(2), Some(2))
+    );
+    assert_eq!((tokenizer.id_of("</s>"), tokenizer.id_of("<none>")), (Some(2), None));
+    assert_eq!(tokenizer.decode(&[1, 2]).unwrap(), "");
+
+    fs::copy(checkpoint.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let load = |file: &str, text: &str| {
+        fs::write(dir.path().join(file), text).unwrap();
+        Tokenizer::load(dir.path())
+    };
+    let bare = load(
+        "tokenizer_config.json",
+        r#"{"add_bos_token": false, "add_eos_token": true, "bos_token": null}"#,
+    );
+    let bare = bare.unwrap();
+    assert_eq!((bare.bos(), bare.eos(), bare.pad()), (None, None, None));
+    assert_eq!(
+        bare.encode("a b", true).unwrap(),
+        tokenizer.encode("a b", true).unwrap(),
+        "the flags are not followed where tokenizer.json says"
+    );
+    let map = r#"{"eos_token": {"content": "</s>"}, "bos_token": "<s>", "additional_special_tokens": ["<x>"]}"#;
+    let older = load("special_tokens_map.json", map).unwrap();
+    assert_eq!((older.bos(), older.eos()), (Some(1), Some(2)));
+    let newer = r#"{"added_tokens_decoder": {}, "pad_token": "<none>"}"#;
+    let newer = load("tokenizer_config.json", newer).unwrap();
+    assert_eq!(
+        (newer.eos(), newer.pad()),
+        (None, None),
+        "the older file counts in older folders only"
+    );
+    let message = load("tokenizer_config.json", r#"{"eos_token": "<end>"}"#)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        message.contains("no token `<end>`") && message.contains("eos_token"),
+        "{message}"
+    );
+}
+
+/// A checkpoint's tokenizer with these files beside it.
+fn with_files(checkpoint: &Path, files: &[(&str, &str)]) -> (TempDir, anyhow::Result<Tokenizer>) {
+    let dir = TempDir::new().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(checkpoint.join(name), dir.path().join(name)).unwrap();
+    }
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let tokenizer = Tokenizer::load(dir.path());
+    (dir, tokenizer)
+}
+
+#[test]
+fn chats_have_the_ids_of_the_reference() {
+    let Some(checkpoint) = shared("oracle/ckpt/mixtral-s1") else {
+        return;
+    };
+    let fixture = json(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat.json"));
+    let mut compared = 0;
+    for (family, template) in fixture["templates"].as_object().unwrap() {
+        let files = [("chat_template.jinja", template.as_str().unwrap())];
+        let (_dir, tokenizer) = with_files(&checkpoint, &files);
+        let tokenizer = tokenizer.unwrap();
+        for case in fixture["cases"].as_array().unwrap() {
+            if case["template"] != *family {
+                continue;
+            }
+            let messages = fixture["chats"][case["chat"].as_str().unwrap()].as_array().unwrap();
+            match case.get("ids") {
+                Some(expected) => {
+                    let found = tokenizer.encode_chat(messages).unwrap();
+                    assert_eq!(found, ids(expected), "{family}, {}", case["chat"]);
+                    compared += 1;
+                }
+                None => assert!(tokenizer.encode_chat(messages).is_err()),
+            }
+        }
+    }
+    assert!(compared > 40);
+}
+
+#[test]
+fn a_chat_template_is_found_where_checkpoints_keep_it() {
+    let Some(checkpoint) = shared("oracle/ckpt/olmoe-s1") else {
+        return;
+    };
+    let messages = [serde_json::json!({"role": "user", "content": "a"})];
+    let text = |files: &[(&str, &str)]| with_files(&checkpoint, files).1.and_then(|t| t.chat_text(&messages));
+    let none = text(&[]).unwrap_err().to_string();
+    assert!(
+        none.contains("tokenizer_config.json: has no chat_template") && none.contains("`prompt`"),
+        "{none}"
+    );
+    let jinja = ("chat_template.jinja", "jinja {{ messages[0].content }}");
+    let config = (
+        "tokenizer_config.json",
+        r#"{"chat_template": "config {{ messages[0].content }}"}"#,
+    );
+    let list = (
+        "tokenizer_config.json",
+        r#"{"chat_template": [{"name": "default", "template": "list"}, {"name": "rag", "template": "no"}]}"#,
+    );
+    let beside = (
+        "chat_template.json",
+        r#"{"chat_template": "beside {{ messages[0].content }}"}"#,
+    );
+    assert_eq!(text(&[jinja, config, beside]).unwrap(), "jinja a");
+    assert_eq!(text(&[config, beside]).unwrap(), "config a");
+    assert_eq!(text(&[list]).unwrap(), "list");
+    assert_eq!(text(&[beside]).unwrap(), "beside a");
+    let broken = text(&[("chat_template.jinja", "{% if %}")]).unwrap_err();
+    assert!(format!("{broken:#}").contains("chat_template.jinja: the chat template has a mistake"));
+    let refused = text(&[("chat_template.jinja", "{{ raise_exception('No system role') }}")]).unwrap_err();
+    assert!(format!("{refused:#}").contains("No system role"));
 }

@@ -8,8 +8,9 @@ use anyhow::{anyhow, bail, Result};
 use sha2::{Digest, Sha256};
 
 use super::format::Packing;
+use super::pass::hex;
 use super::record::{parse, Place, Record};
-use super::scan::{hex, InputFile, Scan, WindowStart};
+use super::scan::{InputFile, Scan, WindowStart};
 use super::source;
 
 /// Reads the windows of a scanned input, in any order.
