@@ -7,7 +7,7 @@ use anyhow::Result;
 use sluicegate::cli::{self, exit, exit::Exit, Command};
 use sluicegate::comm::mpi::World;
 use sluicegate::comm::{affinity, launch};
-use sluicegate::job::{doctor, merge, show, translate};
+use sluicegate::job::{doctor, evaluate, merge, show, translate};
 
 fn main() -> ExitCode {
     let environment = launch::environment();
@@ -33,7 +33,8 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
             end
         }
         // Under mpirun N processes would all do it.
-        Command::Show(_) | Command::Merge(_) if !launch::speaks(&environment) => Ok(Exit::Done),
+        Command::Evaluate(_) | Command::Show(_) | Command::Merge(_) if !launch::speaks(&environment) => Ok(Exit::Done),
+        Command::Evaluate(args) => evaluate::run(&args, &mut io::stdout().lock()),
         Command::Show(args) => {
             let format = match args.format {
                 cli::ShowFormat::Text => show::ShowFormat::Text,

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod config_file;
+pub mod evaluate;
 pub mod exit;
 pub mod log;
 pub mod markdown;
@@ -16,6 +17,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+pub use evaluate::EvaluateArgs;
 pub use translate::TranslateArgs;
 
 /// What stands under `sluice --help`: the exit codes, the environment, examples.
@@ -34,6 +36,7 @@ Environment:
 Examples:
   mpirun -n 4 sluice translate --model nllb-moe-54b --source eng_Latn --target fra_Latn in.txt --output out.h5
   sluice show out.h5 > out.txt
+  sluice evaluate out.h5 --references ref.txt
   sluice doctor --model nllb-moe-54b";
 
 /// Run Mixture-of-Experts transformers over a corpus on MPI ranks; results in HDF5
@@ -55,6 +58,9 @@ pub enum Command {
     /// Translate a text file, a sentence a line (or TSV, JSONL)
     #[command(after_long_help = translate::AFTER_HELP)]
     Translate(Box<TranslateArgs>),
+    /// Compare finished outputs with references (BLEU, chrF, TER, ROUGE), or sum up scored texts (perplexity)
+    #[command(after_long_help = evaluate::AFTER_HELP)]
+    Evaluate(Box<EvaluateArgs>),
     /// Print the results in a finished output file
     Show(ShowArgs),
     /// Join the segments of a run into its output file (after --no-merge)
@@ -121,8 +127,10 @@ where
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let arguments = config_file::expand(&Cli::command(), arguments)?;
     let cli = Cli::try_parse_from(arguments)?;
-    if let Command::Translate(arguments) = &cli.command {
-        check::options(arguments)?;
+    match &cli.command {
+        Command::Translate(arguments) => check::options(arguments)?,
+        Command::Evaluate(arguments) => evaluate::check(arguments)?,
+        _ => {}
     }
     Ok(cli)
 }
@@ -137,13 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_of_translate_has_help_and_a_heading() {
+    fn every_flag_of_long_commands_has_help_and_a_heading() {
         let cli = Cli::command();
-        let translate = cli.find_subcommand("translate").unwrap();
-        for flag in translate.get_arguments() {
-            let name = flag.get_id().as_str();
-            assert!(flag.get_help().is_some(), "{name} has no help");
-            assert!(flag.get_help_heading().is_some(), "{name} has no heading");
+        for command in ["translate", "evaluate"] {
+            for flag in cli.find_subcommand(command).unwrap().get_arguments() {
+                let name = flag.get_id().as_str();
+                assert!(flag.get_help().is_some(), "{name} has no help");
+                assert!(flag.get_help_heading().is_some(), "{name} has no heading");
+            }
         }
     }
 

@@ -57,7 +57,9 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
         if world.rank() == 0 {
             if args.report.is_some() || !args.references.is_empty() {
                 log::warn!(
-                    "--report and --references belong to a run; nothing is left to run here, so they are passed over"
+                    "--report and --references belong to a run; nothing is left to run here, so they are passed over: \
+                     `sluice evaluate {} --references FILE` compares a finished output",
+                    args.output.display()
                 );
             }
             let out = args.output.display();

@@ -118,7 +118,7 @@ mod tests {
         let rows: Vec<(String, Vec<f32>)> = (0..300usize)
             .map(|i| {
                 let tokens = if i % 50 == 7 { 900 } else { i % 7 };
-                let logprob = |t: usize| -((i * 31 + t * 17) % 101) as f32 / 7.0 - 1e-6;
+                let logprob = |t: usize| ((i * 31 + t * 17) % 101) as f32 / -7.0 - 1e-6;
                 ("à b ".repeat(i % 4), (0..tokens).map(logprob).collect())
             })
             .collect();

@@ -6,6 +6,7 @@ use crate::cli::translate::{self as flags, OnError, TranslateArgs};
 use crate::corpus::{self, Scan, Tokenizer, WindowLimits};
 use crate::decode::search::{EarlyStopping, Settings};
 use crate::device::Dtype;
+use crate::job::references::References;
 use crate::model::nllb_moe::{inventory, NllbMoeConfig};
 use crate::results::{DoneRows, JobIdentity, MetricValue, Opened, Parts, Results};
 use anyhow::{bail, ensure, Context, Result};
@@ -396,10 +397,7 @@ fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
         "--references names {files} files for {targets} target languages: one for each, in their order"
     );
     for path in &args.references {
-        let found = corpus::scan(path, WindowLimits::default(), &mut |_, _| ())?;
-        if let Some(refusal) = found.refusal() {
-            bail!("--references {refusal}");
-        }
+        let found = References::scan(path)?;
         ensure!(
             found.rows == scan.rows,
             "--references {}: {} lines for {} rows of {}",

@@ -1,11 +1,11 @@
 //! What is said of all rows together, computed as the finished file is put together: counts, BLEU and chrF.
 
-use crate::corpus::{scan, Record, WindowLimits, WindowReader};
+use crate::job::references::References;
 use crate::metrics::bleu::BleuOptions;
 use crate::metrics::measure::{Figure, Measure};
 use crate::results::{Judge, Metric, MetricValue, Row, Tally};
-use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use anyhow::Result;
+use std::path::PathBuf;
 
 /// Reads rows in order beside their references.
 #[derive(Default)]
@@ -23,36 +23,6 @@ struct Target {
     measures: [Measure; 2],
 }
 
-/// A reference file read forwards, a window at a time.
-struct References {
-    reader: WindowReader,
-    next: usize,
-    first: u64,
-    lines: Vec<Record>,
-}
-
-impl References {
-    fn open(path: &Path) -> Result<References> {
-        let scan = scan(path, WindowLimits::default(), &mut |_, _| ())?;
-        Ok(References {
-            reader: WindowReader::open(&scan)?,
-            next: 0,
-            first: 0,
-            lines: Vec::new(),
-        })
-    }
-
-    /// Line `line`; asked for in ascending order.
-    fn line(&mut self, line: u64) -> Result<&str> {
-        while line >= self.first + self.lines.len() as u64 {
-            self.first += self.lines.len() as u64;
-            self.lines = self.reader.read(self.next)?;
-            self.next += 1;
-        }
-        Ok(&self.lines[(line - self.first) as usize].text)
-    }
-}
-
 impl Quality {
     /// For `targets` outputs a record, with a reference file for each or none at all.
     ///
@@ -60,7 +30,7 @@ impl Quality {
     /// When a reference file cannot be read.
     pub fn new(targets: &[String], references: &[PathBuf]) -> Result<Quality> {
         let open = |(i, path): (usize, &PathBuf)| -> Result<Target> {
-            let references = References::open(path).with_context(|| format!("--references {}", path.display()))?;
+            let references = References::open(&References::scan(path)?)?;
             let name = targets
                 .get(i)
                 .filter(|_| targets.len() > 1)
