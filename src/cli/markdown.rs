@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::{Arg, Command, CommandFactory};
 
-use super::{translate, Cli, AFTER_HELP};
+use super::{Cli, AFTER_HELP};
 
 /// What the page begins with.
 const HEAD: &str = "\
@@ -60,8 +60,8 @@ fn describe(page: &mut String, command: &Command) {
         }
         let _ = writeln!(page, "- `{}`: {}.", usage(flag), explanation(flag));
     }
-    if command.get_name() == "translate" {
-        let _ = write!(page, "\n```text\n{}\n```\n", translate::AFTER_HELP);
+    if let Some(after) = command.get_after_long_help() {
+        let _ = write!(page, "\n```text\n{after}\n```\n");
     }
 }
 

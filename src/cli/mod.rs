@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod config_file;
+pub mod evaluate;
 pub mod exit;
 pub mod generate;
 pub mod generation;
@@ -22,6 +23,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+pub use evaluate::EvaluateArgs;
 pub use generate::GenerateArgs;
 pub use score::ScoreArgs;
 pub use translate::TranslateArgs;
@@ -43,6 +45,7 @@ Environment:
 Examples:
   mpirun -n 4 sluice translate --model nllb-moe-54b --source eng_Latn --target fra_Latn in.txt --output out.h5
   sluice show out.h5 > out.txt
+  sluice evaluate out.h5 --references ref.txt
   sluice doctor --model nllb-moe-54b";
 
 /// Run Mixture-of-Experts transformers over a corpus on MPI ranks; results in HDF5
@@ -70,6 +73,9 @@ pub enum Command {
     /// Score texts: log-probabilities of their tokens, and perplexity
     #[command(after_long_help = score::AFTER_HELP)]
     Score(Box<ScoreArgs>),
+    /// Compare finished outputs with references (BLEU, chrF, TER, ROUGE), or sum up scored texts (perplexity)
+    #[command(after_long_help = evaluate::AFTER_HELP)]
+    Evaluate(Box<EvaluateArgs>),
     /// Print the results in a finished output file
     Show(ShowArgs),
     /// Join the segments of a run into its output file (after --no-merge)
@@ -140,6 +146,7 @@ where
         Command::Translate(arguments) => check::translate(arguments)?,
         Command::Generate(arguments) => check::generate(arguments)?,
         Command::Score(arguments) => check::score(arguments)?,
+        Command::Evaluate(arguments) => evaluate::check(arguments)?,
         _ => {}
     }
     Ok(cli)
@@ -155,13 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_of_translate_has_help_and_a_heading() {
+    fn every_flag_of_long_commands_has_help_and_a_heading() {
         let cli = Cli::command();
-        let translate = cli.find_subcommand("translate").unwrap();
-        for flag in translate.get_arguments() {
-            let name = flag.get_id().as_str();
-            assert!(flag.get_help().is_some(), "{name} has no help");
-            assert!(flag.get_help_heading().is_some(), "{name} has no heading");
+        for command in ["translate", "evaluate"] {
+            for flag in cli.find_subcommand(command).unwrap().get_arguments() {
+                let name = flag.get_id().as_str();
+                assert!(flag.get_help().is_some(), "{name} has no help");
+                assert!(flag.get_help_heading().is_some(), "{name} has no heading");
+            }
         }
     }
 

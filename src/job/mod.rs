@@ -1,10 +1,12 @@
-//! What a user runs, one file each.
+//! What a user runs, one file each; and what several of them need.
 
 pub mod doctor;
+pub mod evaluate;
 pub mod generate;
 mod generation;
 mod languages;
 pub mod merge;
+pub mod references;
 mod run;
 pub mod score;
 pub mod show;

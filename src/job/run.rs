@@ -61,6 +61,13 @@ pub fn run<T: Task>(
             if args.report.is_some() {
                 log::warn!("--report belongs to a run; nothing is left to run here, so it is passed over");
             }
+            if task.compares() {
+                log::warn!(
+                    "--references belong to a run; nothing is left to run here, so they are passed over: `sluice evaluate {} \
+                     --references FILE` compares a finished output",
+                    args.output.display()
+                );
+            }
             let out = args.output.display();
             let _ = writeln!(stdout(), "{out} is finished already; --overwrite starts it anew");
         }

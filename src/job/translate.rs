@@ -224,6 +224,10 @@ impl Task for Translate<'_> {
         ))
     }
 
+    fn compares(&self) -> bool {
+        !self.args.references.is_empty()
+    }
+
     fn figures(&self) -> Result<Box<dyn Figures>> {
         Ok(Box::new(Quality::new(&self.args.target, &self.args.references)?))
     }

@@ -67,6 +67,10 @@ pub trait Task {
     /// # Errors
     /// What ends the job.
     fn finish(&self, pending: Self::Pending, finished: <Self::Work as Workload>::Finished) -> Result<Done>;
+    /// Whether outputs are compared with references as the file is put together.
+    fn compares(&self) -> bool {
+        false
+    }
     /// What is computed over all rows as the file is put together.
     ///
     /// # Errors

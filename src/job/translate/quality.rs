@@ -1,13 +1,14 @@
 //! What is said of all rows together, computed as the finished file is put together: counts, BLEU and chrF.
 
 use crate::cli::TranslateArgs;
-use crate::corpus::{self, scan, Reading, Record, Scan, WindowLimits, WindowReader};
+use crate::corpus::Scan;
+use crate::job::references::References;
 use crate::job::run::Figures;
 use crate::metrics::bleu::BleuOptions;
 use crate::metrics::measure::{Figure, Measure};
 use crate::results::{Judge, Metric, MetricValue, Row, Tally};
-use anyhow::{bail, ensure, Context, Result};
-use std::path::{Path, PathBuf};
+use anyhow::{ensure, Result};
+use std::path::PathBuf;
 
 /// One reference file for each target, a line for each row.
 ///
@@ -20,10 +21,7 @@ pub fn references(args: &TranslateArgs, scan: &Scan) -> Result<()> {
         "--references names {files} files for {targets} target languages: one for each, in their order"
     );
     for path in &args.references {
-        let found = corpus::scan(&[path], &Reading::default(), WindowLimits::default(), &mut |_, _| ())?;
-        if let Some(refusal) = found.refusal() {
-            bail!("--references {refusal}");
-        }
+        let found = References::scan(path)?;
         ensure!(
             found.rows == scan.rows,
             "--references {}: {} lines for {} rows of {}",
@@ -52,36 +50,6 @@ struct Target {
     measures: [Measure; 2],
 }
 
-/// A reference file read forwards, a window at a time.
-struct References {
-    reader: WindowReader,
-    next: usize,
-    first: u64,
-    lines: Vec<Record>,
-}
-
-impl References {
-    fn open(path: &Path) -> Result<References> {
-        let scan = scan(&[path], &Reading::default(), WindowLimits::default(), &mut |_, _| ())?;
-        Ok(References {
-            reader: WindowReader::open(&scan)?,
-            next: 0,
-            first: 0,
-            lines: Vec::new(),
-        })
-    }
-
-    /// Line `line`; asked for in ascending order.
-    fn line(&mut self, line: u64) -> Result<&str> {
-        while line >= self.first + self.lines.len() as u64 {
-            self.first += self.lines.len() as u64;
-            self.lines = self.reader.read(self.next)?;
-            self.next += 1;
-        }
-        Ok(&self.lines[(line - self.first) as usize].text)
-    }
-}
-
 impl Quality {
     /// For `targets` outputs a record, with a reference file for each or none at all.
     ///
@@ -89,7 +57,7 @@ impl Quality {
     /// When a reference file cannot be read.
     pub fn new(targets: &[String], references: &[PathBuf]) -> Result<Quality> {
         let open = |(i, path): (usize, &PathBuf)| -> Result<Target> {
-            let references = References::open(path).with_context(|| format!("--references {}", path.display()))?;
+            let references = References::open(&References::scan(path)?)?;
             let name = targets
                 .get(i)
                 .filter(|_| targets.len() > 1)

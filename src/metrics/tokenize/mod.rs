@@ -24,6 +24,15 @@ pub enum Tokenizer {
 }
 
 impl Tokenizer {
+    /// Those that a name is enough for.
+    pub const NAMED: [Tokenizer; 5] = [
+        Tokenizer::V13a,
+        Tokenizer::International,
+        Tokenizer::Chinese,
+        Tokenizer::Char,
+        Tokenizer::None,
+    ];
+
     /// The tokens of a segment, with white space between them.
     pub fn tokenize(&self, segment: &str) -> String {
         let segment = segment.trim_end_matches(super::is_space);

@@ -34,7 +34,7 @@ pub(in crate::metrics) fn tokenize(segment: &str, options: TerOptions) -> String
         }
     }
     if options.no_punct {
-        line.retain(|c| !".,?:;!\"()".contains(c) && !(options.asian_support && is_asian_punctuation(c)));
+        line.retain(|c| !(".,?:;!\"()".contains(c) || options.asian_support && is_asian_punctuation(c)));
     }
     line
 }
