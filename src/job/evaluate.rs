@@ -67,8 +67,8 @@ pub fn run(args: &EvaluateArgs, to: &mut dyn Write) -> Result<Exit> {
             path.display()
         );
         match (results.has_output(), results.identity().job == "score") {
+            (_, true) => scored.push(results),
             (true, _) => texts.push(results),
-            (false, true) => scored.push(results),
             (false, false) => bail!(
                 "{} holds neither output texts nor scores (its job is `{}`): nothing can be evaluated",
                 path.display(),
@@ -300,7 +300,7 @@ fn sum_up(results: &Results) -> Result<Scored> {
         for row in block.with_context(|| format!("{}", results.path().display()))? {
             statuses[row.status as usize] += 1;
             if !matches!(row.status, Status::Blank | Status::Failed) {
-                sums.add(&row.input, &row.logprobs);
+                sums.add(row.scored_text(), &row.logprobs);
             }
         }
     }

@@ -328,7 +328,8 @@ struct Perplexity {
 impl Judge for Perplexity {
     fn see(&mut self, rows: &[Row]) -> Result<()> {
         self.tally.see(rows)?;
-        for row in rows.iter().filter(|row| row.status != Status::Failed) {
+        let unused = |row: &&Row| !matches!(row.status, Status::Blank | Status::Failed);
+        for row in rows.iter().filter(unused) {
             self.sums.add(row.scored_text(), &row.logprobs);
         }
         Ok(())
