@@ -21,6 +21,11 @@ pub enum Owner {
         /// Index among the layer's experts.
         expert: usize,
     },
+    /// The ranks that hold any expert of a layer: all are in this one tensor, expert after expert.
+    Experts {
+        /// Index among the MoE layers, encoder first.
+        layer: usize,
+    },
 }
 
 /// One tensor that must be there.
