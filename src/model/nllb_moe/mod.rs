@@ -189,7 +189,7 @@ impl Reader<'_> {
         Ok(FeedForward::Sparse(MoeLayer {
             index,
             name: format!("{}.layers.{i}", stack.name()),
-            rule: Rule::Top2,
+            rule: Rule::top(2),
             router: self.load.linear_f32(&names::router(layer))?,
             experts: Owners::block(self.config.num_experts, self.ranks, self.rank)
                 .map(expert)
