@@ -243,7 +243,7 @@ impl Reader<'_> {
         Ok(FeedForward::Sparse(MoeLayer {
             index,
             name: names::moe_layer(stack, i),
-            rule: Rule::Top2,
+            rule: Rule::top(2),
             router: self.load.linear_f32(&names::router(layer))?,
             experts: Owners::block(self.config.num_experts, self.ranks, self.rank)
                 .map(expert)
