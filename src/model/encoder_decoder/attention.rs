@@ -1,8 +1,7 @@
 //! The sublayer of attention, over fresh keys and values or cached ones.
 
-use super::relative::RelativeBias;
 use super::Buffers;
-use crate::device::{Attend, Element, Epilogue, KeyRows, Linear};
+use crate::device::{Attend, Bias, Element, Epilogue, KeyRows, Linear};
 use crate::metrics::meter::Phase;
 use crate::model::blocks::Norm;
 use crate::model::cache::{CacheRows, Planes};
@@ -36,8 +35,8 @@ pub(super) enum Seen<'a> {
 pub(super) struct Looks<'a> {
     /// The key rows of each query.
     pub rows: &'a [KeyRows<'a>],
-    /// What is added to scores by distance, and the place of each query among its key rows.
-    pub bias: Option<(&'a RelativeBias, &'a [u32])>,
+    /// What is added to scores by distance.
+    pub bias: Option<Bias<'a>>,
 }
 
 impl Attention {
@@ -80,12 +79,18 @@ impl Attention {
             q,
             q_stride: self.projection.outputs(),
             k: seen.keys,
+            k_stride: seen.stride,
             v: seen.values,
-            kv_stride: seen.stride,
+            v_stride: seen.stride,
             heads: self.heads,
+            kv_heads: self.heads,
             head_dim,
+            v_dim: head_dim,
             scale: self.scale,
             rows: looks.rows,
+            window: None,
+            sinks: None,
+            bias: looks.bias,
             out,
         });
     }

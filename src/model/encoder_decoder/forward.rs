@@ -53,7 +53,7 @@ impl Model for EncoderDecoder {
         ctx.meter.lap(Phase::Head);
         let looks = Looks {
             rows: &keys,
-            bias: self.encoder.bias.as_ref().map(|bias| (bias, &*places)),
+            bias: self.encoder.bias.as_ref().map(|bias| bias.at(&places)),
         };
         for layer in &self.encoder.layers {
             crash_point("encoder-layer");
@@ -83,7 +83,7 @@ impl Model for EncoderDecoder {
         ctx.meter.lap(Phase::Head);
         let own = Looks {
             rows: &keys,
-            bias: self.decoder.bias.as_ref().map(|bias| (bias, &*places)),
+            bias: self.decoder.bias.as_ref().map(|bias| bias.at(&places)),
         };
         let source = Looks {
             rows: &cross_keys,

@@ -2,12 +2,14 @@
 //! key's distance from the query falls into. Near distances have a bucket each; farther ones share buckets that grow with
 //! the logarithm of the distance, and the last takes all from `max_distance` on.
 
+use crate::device::Bias;
+
 /// The bias that an attention adds to its scores, by head and distance.
-pub struct RelativeBias {
+pub(super) struct RelativeBias {
     /// `[heads, 2 * reach + 1]`: entry `reach + distance` for a key `distance` tokens behind its query.
-    pub table: Vec<f32>,
+    table: Vec<f32>,
     /// Distance from which on the bias is the same.
-    pub reach: usize,
+    reach: usize,
 }
 
 impl RelativeBias {
@@ -22,6 +24,15 @@ impl RelativeBias {
         RelativeBias {
             table: (0..heads).flat_map(of_head).collect(),
             reach,
+        }
+    }
+
+    /// For queries at these places among their key rows.
+    pub fn at<'a>(&'a self, positions: &'a [u32]) -> Bias<'a> {
+        Bias {
+            table: &self.table,
+            reach: self.reach,
+            positions,
         }
     }
 }

@@ -19,7 +19,13 @@ impl Running {
         sum: 0.0,
     };
 
-    /// Takes a block of scores in, a multiple of 16 of them with `-inf` beyond the last key's; they become
+    /// After one score whose value counts for nothing.
+    #[inline(always)]
+    pub(super) fn after(score: f32) -> Running {
+        Running { max: score, sum: 1.0 }
+    }
+
+    /// Takes a block of scores in, a multiple of 16 of them with `-inf` for keys not seen; they become
     /// `exp(score - max)`. Returns the factor that corrects what was summed before.
     #[inline(always)]
     pub(super) unsafe fn take<L: Lanes>(&mut self, scores: &mut [f32]) -> f32 {

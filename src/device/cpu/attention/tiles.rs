@@ -155,15 +155,16 @@ impl<T: Element> HeadGroup<'_, T> {
         for sixteen in (0..keys.len()).step_by(16) {
             // Beyond the end the last key is repeated: those scores are not looked at.
             let last = keys.len() - 1;
-            let at: [usize; 16] = std::array::from_fn(|i| rows.at(keys.start + last.min(sixteen + i)) * a.kv_stride);
+            let at: [usize; 16] = std::array::from_fn(|i| rows.at(keys.start + last.min(sixteen + i)));
             for (h, head) in self.heads.clone().enumerate() {
                 let to = self.scratch.add(room.key(h) + sixteen * room.width);
+                let at = at.map(|row| row * a.k_stride);
                 transpose::<L, T>(a.k.as_ptr().add(head * a.head_dim), &at, a.head_dim, to);
             }
             for (i, at) in at.iter().enumerate().take(keys.len() - sixteen) {
                 for (h, head) in self.heads.clone().enumerate() {
                     let to = self.scratch.add(room.value(h) + (sixteen + i) * room.width);
-                    copy::<L, T>(a.v.as_ptr().add(at + head * a.head_dim), a.head_dim, to);
+                    copy::<L, T>(a.v.as_ptr().add(at * a.v_stride + head * a.head_dim), a.head_dim, to);
                 }
             }
         }
@@ -258,8 +259,11 @@ impl<T: Element> HeadGroup<'_, T> {
                 );
             }
             if i < rows.len() {
-                let row = rows.at(i) * a.kv_stride + next;
-                let (k, v) = (a.k.as_ptr().add(row), a.v.as_ptr().add(row));
+                let row = rows.at(i);
+                let (k, v) = (
+                    a.k.as_ptr().add(row * a.k_stride + next),
+                    a.v.as_ptr().add(row * a.v_stride + next),
+                );
                 for j in (0..most).step_by(64 / size_of::<T>()) {
                     L::prefetch(k.wrapping_add(j).cast());
                     L::prefetch(v.wrapping_add(j).cast());
