@@ -2,7 +2,8 @@
 
 use super::inventory::Expected;
 use super::{
-    deepseek, deepseek_v2, deepseek_v3, gpt_oss, mixtral, nllb_moe, olmoe, qwen2_moe, qwen3_moe, Model,
+    deepseek, deepseek_v2, deepseek_v3, gpt_oss, mixtral, nllb_moe, olmoe, qwen2_moe, qwen3_moe, switch_transformers,
+    Model,
 };
 use crate::checkpoint::{read_json, Checkpoint, Fields};
 use crate::device::Dtype;
@@ -15,7 +16,8 @@ type Read = fn(&Value, &Path) -> Result<Box<dyn Architecture>>;
 
 /// The families that are known, by `model_type` in `config.json`.
 const FAMILIES: &[(&str, Read)] = &[
-    ("nllb-moe", nllb_moe::architecture),
+    (nllb_moe::FAMILY, nllb_moe::architecture),
+    (switch_transformers::FAMILY, switch_transformers::architecture),
     ("mixtral", mixtral::architecture),
     ("olmoe", olmoe::architecture),
     ("qwen2_moe", qwen2_moe::architecture),

@@ -4,7 +4,7 @@ use crate::checkpoint::{Checkpoint, TensorData};
 use crate::device::{Activation, Cpu, Dtype, Epilogue, Linear, Part, Source};
 use anyhow::Result;
 
-/// Layer normalisation with weight and bias; without a bias, root-mean-square normalisation.
+/// Layer normalisation with weight and bias, or root-mean-square normalisation with a weight alone.
 pub struct Norm {
     /// `[d_model]`
     pub weight: Vec<f32>,
@@ -147,7 +147,7 @@ impl Loader<'_> {
         shape.and_then(|shape| shape.last()).copied().unwrap_or(0)
     }
 
-    /// Reads a norm.
+    /// Reads a layer norm.
     ///
     /// # Errors
     /// As [`linear`](Self::linear).
@@ -203,17 +203,6 @@ impl Loader<'_> {
             down: self.linear(&[down])?,
             activation,
         })
-    }
-
-    /// Reads `fc1` and `fc2` of a feed-forward layer or an expert.
-    ///
-    /// # Errors
-    /// As [`linear`](Self::linear).
-    pub fn feed_forward(&self, name: &str) -> Result<(Linear, Linear)> {
-        Ok((
-            self.linear(&[&format!("{name}.fc1")])?,
-            self.linear(&[&format!("{name}.fc2")])?,
-        ))
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! They need the folder of reference checkpoints: SLUICE_SHARED, or `../shared` beside the checkout.
 
+mod decoder;
 mod forced;
 mod generate;
 mod shards;
@@ -10,7 +11,8 @@ mod shards;
 use serde_json::Value;
 use sluicegate::checkpoint::read_json;
 use sluicegate::device::{Cpu, Dtype};
-use sluicegate::model::{self, Loading, Model};
+use sluicegate::model::{self, Architecture, Loading, Model};
+use sluicegate::moe::gate::Routes;
 use std::path::{Path, PathBuf};
 
 /// A reference checkpoint with what the reference made of it; nothing (and a line saying so) where it is not there.
@@ -40,12 +42,21 @@ impl Golden {
         self.json["info"]["forced_bos_token_id"].as_u64().expect("forced bos") as u32
     }
 
+    fn architecture(&self) -> Box<dyn Architecture> {
+        model::read_config(&self.dir).expect("config")
+    }
+
     /// The model as rank `rank` of `ranks` holds it.
     fn load(&self, rank: usize, ranks: usize) -> Box<dyn Model> {
+        self.load_as(Dtype::F32, rank, ranks)
+    }
+
+    /// The same in another type.
+    fn load_as(&self, dtype: Dtype, rank: usize, ranks: usize) -> Box<dyn Model> {
         let (checkpoint, architecture) = model::open(&self.dir).expect("a sound checkpoint");
         let loading = Loading {
             checkpoint: &checkpoint,
-            dtype: Dtype::F32,
+            dtype,
             threads: 1,
             rank,
             ranks,
@@ -71,4 +82,22 @@ fn floats(value: &Value) -> Vec<f64> {
 
 fn device(threads: usize) -> Cpu {
     Cpu::new(threads).expect("a device")
+}
+
+/// Compares the routes of a run of tokens with the golden's: the same experts; equal weights.
+fn same_routes(wanted: &Value, module: &str, at: usize, routes: &Routes) {
+    for t in 0..routes.tokens() {
+        let row = t * routes.top_k..(t + 1) * routes.top_k;
+        let chosen: Vec<(u32, f64)> = row.map(|i| (routes.experts[i], f64::from(routes.weights[i]))).collect();
+        let weights = floats(&wanted["w"][at + t]);
+        let reference: Vec<(u32, f64)> = ids(&wanted["ids"][at + t]).into_iter().zip(weights).collect();
+        for (expert, weight) in reference {
+            let found = chosen.iter().find(|c| c.0 == expert).map(|c| c.1);
+            assert!(
+                found.is_some_and(|w| (w - weight).abs() < 1e-4),
+                "{module}, token {}: {chosen:?}, {expert} {weight}",
+                at + t
+            );
+        }
+    }
 }

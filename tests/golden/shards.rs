@@ -3,15 +3,19 @@
 use crate::Golden;
 use sluicegate::checkpoint::Checkpoint;
 use sluicegate::device::Dtype;
-use sluicegate::model::inventory::Owner;
+use sluicegate::model::inventory::{Expected, Owner};
 use sluicegate::model::{self, Loading};
 use sluicegate::moe::dispatch::Owners;
 
 #[test]
 fn a_rank_reads_only_its_own_experts() {
-    let Some(golden) = Golden::open("nllb-moe-s1") else {
-        return;
-    };
+    for name in ["nllb-moe-s1", "olmoe-s1", "mixtral-s3-fused-v5", "gpt_oss-s1", "deepseek_v3-s1"] {
+        play(name);
+    }
+}
+
+fn play(name: &str) {
+    let Some(golden) = Golden::open(name) else { return };
     let architecture = model::read_config(&golden.dir).expect("config");
     let load = |rank, ranks| {
         let checkpoint = Checkpoint::open(&golden.dir).expect("checkpoint");
@@ -30,17 +34,16 @@ fn a_rank_reads_only_its_own_experts() {
         let mut held = 0;
         for rank in 0..ranks {
             let block = Owners::block(architecture.shape().experts, ranks, rank);
-            let wanted = |owner: &Owner| match owner {
-                Owner::Dense => true,
-                Owner::Expert { expert, .. } => block.contains(expert),
+            let wanted = |t: &Expected| match &t.owner {
+                Owner::Dense => t.elements(),
+                Owner::Expert { expert, .. } => t.elements() * usize::from(block.contains(expert)),
+                Owner::Experts { .. } => t.elements() / architecture.shape().experts * block.len(),
             };
-            let all = architecture
-                .inventory(&|_| true)
-                .into_iter()
-                .filter(|t| wanted(&t.owner));
-            let bytes: usize = all.map(|t| 4 * t.elements()).sum();
+            let checkpoint = Checkpoint::open(&golden.dir).expect("checkpoint");
+            let all = architecture.inventory(&|name| checkpoint.info(name).is_some());
+            let bytes = 4 * all.iter().map(wanted).sum::<usize>();
             let (weights, read) = load(rank, ranks);
-            assert_eq!(read, bytes as u64, "rank {rank} of {ranks}");
+            assert_eq!(read, bytes as u64, "{name}: rank {rank} of {ranks}");
             held += weights;
         }
         let whole = load(0, 1).0;

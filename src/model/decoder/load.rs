@@ -3,7 +3,7 @@
 use super::attention::GroupedAttention;
 use super::inventory::{self, EMBEDDING, HEAD, NORM};
 use super::latent::LatentAttention;
-use super::spec::{Attention, Grouped, Latent, LayerSpec, MoeNames, NormKind, QkNorm, Spec};
+use super::spec::{Attention, Grouped, Latent, LayerSpec, MoeNames, NormKind, QkNorm, Spec, Storage};
 use super::{forward, Decoder, FeedForward, Layer, SelfAttention};
 use crate::device::{Linear, Part, Source};
 use crate::model::blocks::{source, Gated, Loader, Norm};
@@ -11,7 +11,7 @@ use crate::model::cache::CacheType;
 use crate::model::Loading;
 use crate::moe::dispatch::Owners;
 use crate::moe::gate::Rule;
-use crate::moe::layer::MoeLayer;
+use crate::moe::layer::{Expert, MoeLayer};
 use anyhow::Result;
 
 /// Reads the model for one rank of a group.
@@ -171,6 +171,112 @@ impl Reader<'_> {
             values: (0..spec.heads).map(values).collect::<Result<_>>()?,
             out: self.load.linear(&[&of("o_proj")])?,
         })
+    }
+
+    fn sparse(&self, i: usize, layer: &str) -> Result<MoeLayer> {
+        let (moe, load) = (&self.spec.moe, &self.load);
+        let router = format!("{layer}.{}.{}", self.names.module, self.names.router);
+        let rule = match moe.rule.clone() {
+            Rule::Sigmoid {
+                top_k,
+                groups,
+                renormalise,
+                factor,
+                ..
+            } => Rule::Sigmoid {
+                top_k,
+                groups,
+                bias: load.checkpoint.read_f32(&format!("{router}.e_score_correction_bias"))?,
+                renormalise,
+                factor,
+            },
+            rule => rule,
+        };
+        let shared = match moe.shared {
+            None => None,
+            Some(shared) => {
+                let Gated { up, down, .. } = self.gated(&format!("{layer}.{}", shared.name))?;
+                Some(crate::moe::layer::Shared {
+                    weights: Expert { up, down },
+                    gate: match shared.gate {
+                        Some(gate) => Some(load.linear_f32(&format!("{layer}.{gate}"))?),
+                        None => None,
+                    },
+                })
+            }
+        };
+        Ok(MoeLayer {
+            index: self.spec.sparse().take_while(|&sparse| sparse < i).count(),
+            name: format!("layers.{i}"),
+            rule,
+            router: load.linear_f32(&router)?,
+            experts: self.experts(&format!("{layer}.{}", self.names.module))?,
+            owners: Owners::blocks(moe.experts, self.ranks),
+            dtype: load.dtype,
+            scale: 1.0,
+            epilogue: crate::device::Epilogue::Gated(moe.activation),
+            shared,
+        })
+    }
+
+    /// This rank's experts of a layer.
+    fn experts(&self, module: &str) -> Result<Vec<Expert>> {
+        let (moe, load, d) = (&self.spec.moe, &self.load, self.spec.d_model);
+        let own = Owners::block(moe.experts, self.ranks, self.rank);
+        let width = moe.width;
+        match self.names.storage {
+            Storage::Each { names } => {
+                let expert = |e: usize| {
+                    let names = names.map(|name| format!("{module}.experts.{e}.{name}"));
+                    let gated = load.gated(names.each_ref().map(String::as_str), moe.activation)?;
+                    Ok(Expert {
+                        up: gated.up,
+                        down: gated.down,
+                    })
+                };
+                own.map(expert).collect()
+            }
+            Storage::Stacked { names } => {
+                let [up, down] = names.map(|name| format!("{module}.{name}"));
+                let (up, down) = (load.checkpoint.read(&up)?, load.checkpoint.read(&down)?);
+                let expert = |e: usize| {
+                    let gates = source(&up).strided(e * 2 * width * d, [width, d], [d, 1]);
+                    let ups = source(&up).strided((e * 2 + 1) * width * d, [width, d], [d, 1]);
+                    let downs = source(&down).strided(e * width * d, [d, width], [width, 1]);
+                    Ok(Expert {
+                        up: Linear::pack_gated(load.threads, d, &[plain(gates)], &[plain(ups)], load.dtype)?,
+                        down: self.pack(width, &[plain(downs)])?,
+                    })
+                };
+                own.map(expert).collect()
+            }
+            Storage::Interleaved => {
+                let read = |part: &str| load.checkpoint.read(&format!("{module}.experts.{part}"));
+                let bias = |part: &str| load.checkpoint.read_f32(&format!("{module}.experts.{part}"));
+                let (up, down) = (read("gate_up_proj")?, read("down_proj")?);
+                let (up_bias, down_bias) = (bias("gate_up_proj_bias")?, bias("down_proj_bias")?);
+                let expert = |e: usize| {
+                    let first = e * 2 * width * d;
+                    let turn = |turn: usize| -> Vec<f32> { up_bias[e * 2 * width..][..2 * width].iter().skip(turn).step_by(2).copied().collect() };
+                    let (gate_bias, ups_bias) = (turn(0), turn(1));
+                    let gates = source(&up).strided(first, [width, d], [2, 2 * width]);
+                    let ups = source(&up).strided(first + 1, [width, d], [2, 2 * width]);
+                    let downs = source(&down).strided(e * width * d, [d, width], [1, d]);
+                    Ok(Expert {
+                        up: Linear::pack_gated(
+                            load.threads,
+                            d,
+                            &[Part { weights: gates, bias: Some(&gate_bias) }],
+                            &[Part { weights: ups, bias: Some(&ups_bias) }],
+                            load.dtype,
+                        )?,
+                        down: self.pack(width, &[Part { weights: downs, bias: Some(&down_bias[e * d..][..d]) }])?,
+                    })
+                };
+                own.map(expert).collect()
+            }
+            Storage::Mxfp4 => anyhow::bail!("not yet"),
+        }
     }
 
     fn pack(&self, inputs: usize, parts: &[Part<'_>]) -> Result<Linear> {
