@@ -21,7 +21,10 @@ const FAMILY: Family = Family {
 /// # Errors
 /// Names the key that is missing, absurd, or set to what is not computed here.
 pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    let config = Config::new(config, path)?;
+    decoder::architecture(config, path, spec)
+}
+
+pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
     config.only("scoring_func", "softmax")?;
     let bias = config.switch_or("attention_bias", false)?;
     let attention = Grouped {
@@ -29,15 +32,15 @@ pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>
         out_bias: bias,
         ..config.grouped()?
     };
-    let mut spec = Spec::read(&config, &FAMILY, Attention::Grouped(attention))?;
+    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
     spec.moe.rule = Rule::Softmax {
         top_k: spec.moe.rule.top_k(),
         groups: None,
         renormalise: config.switch_or("norm_topk_prob", false)?,
         factor: 1.0,
     };
-    feed_forward(&config, &mut spec, 0)?;
-    Ok(decoder::architecture(spec))
+    feed_forward(config, &mut spec, 0)?;
+    Ok(spec)
 }
 
 /// Multi-head latent attention, but for what rotary positions make of its scale.
@@ -103,19 +106,21 @@ pub(super) fn feed_forward(config: &Config<'_>, spec: &mut Spec, first: usize) -
     Ok(())
 }
 
-/// Groups of experts, of which a token may choose from some only; none where all may be chosen from.
+/// Groups of experts, of which a token may choose from some only; none where all may be chosen from. The best `counted`
+/// experts of a group decide.
 ///
 /// # Errors
 /// If they don't divide the experts, or the groups kept have fewer than a token goes to.
-pub(super) fn groups(config: &Config<'_>, spec: &Spec, defaults: [usize; 2]) -> Result<Option<Groups>> {
+pub(super) fn groups(config: &Config<'_>, spec: &Spec, defaults: [usize; 2], counted: usize) -> Result<Option<Groups>> {
     let count = config.width_or("n_group", defaults[0])?;
     let kept = config.width_or("topk_group", defaults[1])?;
     let (experts, top_k) = (spec.moe.experts, spec.moe.rule.top_k());
     ensure!(
-        experts.is_multiple_of(count),
-        config
-            .fields
-            .refuse("n_group", &format!("a number that divides the {experts} experts"))
+        experts.is_multiple_of(count) && experts / count >= counted,
+        config.fields.refuse(
+            "n_group",
+            &format!("a number that divides the {experts} experts into groups of {counted} or more")
+        )
     );
     ensure!(
         kept <= count && kept * (experts / count) >= top_k,

@@ -1,7 +1,7 @@
 //! DeepSeek-V2, its Lite and Coder forms (`DeepseekV2ForCausalLM`; DeepSeek-AI 2024).
 
 use super::decoder::config::Config;
-use super::decoder::spec::Family;
+use super::decoder::spec::{Family, Spec};
 use super::{decoder, deepseek, Architecture};
 use crate::moe::gate::Rule;
 use anyhow::{bail, Result};
@@ -21,13 +21,16 @@ const FAMILY: Family = Family {
 /// # Errors
 /// Names the key that is missing, absurd, or set to what is not computed here.
 pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    let config = Config::new(config, path)?;
+    decoder::architecture(config, path, spec)
+}
+
+pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
     config.only("scoring_func", "softmax")?;
     config.off("mlp_bias")?;
-    let mut spec = deepseek::with_latent(&config, &FAMILY)?;
+    let mut spec = deepseek::with_latent(config, &FAMILY)?;
     let groups = match config.fields.text("topk_method")? {
         None | Some("greedy") => None,
-        Some("group_limited_greedy") => deepseek::groups(&config, &spec, [1, 1])?,
+        Some("group_limited_greedy") => deepseek::groups(config, &spec, [1, 1], 1)?,
         _ => bail!(config
             .fields
             .refuse("topk_method", "\"greedy\" or \"group_limited_greedy\"")),
@@ -39,6 +42,6 @@ pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>
         renormalise: false,
         factor: config.number_or("routed_scaling_factor", 1.0)? as f32,
     };
-    deepseek::feed_forward(&config, &mut spec, 0)?;
-    Ok(decoder::architecture(spec))
+    deepseek::feed_forward(config, &mut spec, 0)?;
+    Ok(spec)
 }

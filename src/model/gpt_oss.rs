@@ -28,7 +28,10 @@ const NAMES: MoeNames = MoeNames {
 /// # Errors
 /// Names the key that is missing, absurd, or set to what is not computed here.
 pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    let config = Config::new(config, path)?;
+    decoder::architecture(config, path, spec)
+}
+
+pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
     let bias = config.switch_or("attention_bias", true)?;
     let attention = Grouped {
         qkv_bias: bias,
@@ -36,7 +39,7 @@ pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>
         sinks: true,
         ..config.grouped()?
     };
-    let mut spec = Spec::read(&config, &FAMILY, Attention::Grouped(attention))?;
+    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
     if ["rope_parameters", "rope_scaling"]
         .iter()
         .all(|key| config.fields.value(key).is_none())
@@ -68,5 +71,5 @@ pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>
         limit: limit as f32,
     };
     spec.moe.names = NAMES;
-    Ok(decoder::architecture(spec))
+    Ok(spec)
 }

@@ -29,10 +29,13 @@ pub(super) const NAMES: MoeNames = MoeNames {
 /// # Errors
 /// Names the key that is missing, absurd, or set to what is not computed here.
 pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    let config = Config::new(config, path)?;
-    let mut spec = Spec::read(&config, &FAMILY, Attention::Grouped(config.grouped()?))?;
+    decoder::architecture(config, path, spec)
+}
+
+pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
+    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(config.grouped()?))?;
     spec.moe.names = NAMES;
     let window = config.sliding_window()?;
     spec.layers.iter_mut().for_each(|layer| layer.window = window);
-    Ok(decoder::architecture(spec))
+    Ok(spec)
 }

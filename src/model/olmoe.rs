@@ -21,7 +21,10 @@ const FAMILY: Family = Family {
 /// # Errors
 /// Names the key that is missing, absurd, or set to what is not computed here.
 pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    let config = Config::new(config, path)?;
+    decoder::architecture(config, path, spec)
+}
+
+pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
     let clip = config.fields.number("clip_qkv")?;
     ensure!(
         clip.is_none_or(|clip| clip > 0.0),
@@ -35,12 +38,12 @@ pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>
         clip: clip.map(|clip| clip as f32),
         ..config.grouped()?
     };
-    let mut spec = Spec::read(&config, &FAMILY, Attention::Grouped(attention))?;
+    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
     spec.moe.rule = Rule::Softmax {
         top_k: spec.moe.rule.top_k(),
         groups: None,
         renormalise: config.switch_or("norm_topk_prob", false)?,
         factor: 1.0,
     };
-    Ok(decoder::architecture(spec))
+    Ok(spec)
 }

@@ -21,19 +21,25 @@ const FAMILY: Family = Family {
 /// # Errors
 /// Names the key that is missing, absurd, or set to what is not computed here.
 pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    let config = Config::new(config, path)?;
+    decoder::architecture(config, path, spec)
+}
+
+pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
     config.off("use_sliding_window")?;
     let attention = Grouped {
         qkv_bias: config.switch_or("qkv_bias", true)?,
         ..config.grouped()?
     };
-    let mut spec = Spec::read(&config, &FAMILY, Attention::Grouped(attention))?;
+    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
     let sliding = config.sliding_layers(spec.layers.len())?;
     ensure!(
         sliding.is_none_or(|sliding| !sliding.contains(&true)),
         config.fields.refuse("layer_types", "\"full_attention\" for all")
     );
-    spec.make_dense(&config.qwen_dense(spec.layers.len())?, config.width("intermediate_size")?);
+    spec.make_dense(
+        &config.qwen_dense(spec.layers.len())?,
+        config.width("intermediate_size")?,
+    );
     spec.moe.rule = Rule::Softmax {
         top_k: spec.moe.rule.top_k(),
         groups: None,
@@ -45,5 +51,5 @@ pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>
         name: "mlp.shared_expert",
         gate: Some("mlp.shared_expert_gate"),
     });
-    Ok(decoder::architecture(spec))
+    Ok(spec)
 }

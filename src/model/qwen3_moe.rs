@@ -21,7 +21,10 @@ const FAMILY: Family = Family {
 /// # Errors
 /// Names the key that is missing, absurd, or set to what is not computed here.
 pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    let config = Config::new(config, path)?;
+    decoder::architecture(config, path, spec)
+}
+
+pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
     let bias = config.switch_or("attention_bias", false)?;
     let attention = Grouped {
         qkv_bias: bias,
@@ -29,17 +32,20 @@ pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>
         qk_norm: QkNorm::Heads,
         ..config.grouped()?
     };
-    let mut spec = Spec::read(&config, &FAMILY, Attention::Grouped(attention))?;
+    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
     if config.switch_or("use_sliding_window", false)? {
         let window = config.sliding_window()?;
         spec.layers.iter_mut().for_each(|layer| layer.window = window);
     }
-    spec.make_dense(&config.qwen_dense(spec.layers.len())?, config.width("intermediate_size")?);
+    spec.make_dense(
+        &config.qwen_dense(spec.layers.len())?,
+        config.width("intermediate_size")?,
+    );
     spec.moe.rule = Rule::Softmax {
         top_k: spec.moe.rule.top_k(),
         groups: None,
         renormalise: config.switch_or("norm_topk_prob", false)?,
         factor: 1.0,
     };
-    Ok(decoder::architecture(spec))
+    Ok(spec)
 }

@@ -85,7 +85,10 @@ fn one_by_one(model: &mut dyn Model, ctx: &mut Context, texts: &[Text]) -> Vec<f
     let mut caches = Caches::new(model.cache_type(), model.shape(), rows.unwrap_or(0), 0);
     let mut hidden = vec![0.0; rows.unwrap_or(0) * d];
     for i in 0..texts.iter().map(|t| t.ids.len()).max().unwrap_or(0) {
-        let table: Vec<Vec<u32>> = texts.iter().map(|t| (t.first..=t.first + i).map(|r| r as u32).collect()).collect();
+        let table: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|t| (t.first..=t.first + i).map(|r| r as u32).collect())
+            .collect();
         let longer = || texts.iter().zip(&table).filter(|(t, _)| i < t.ids.len());
         let row = |(n, (t, table)): (usize, (&Text, &'_ Vec<u32>))| (t.first + i, n, t.ids[i], table.clone());
         let wanted: Vec<(usize, usize, u32, Vec<u32>)> = longer().enumerate().map(row).collect();
@@ -117,7 +120,11 @@ fn on_rank(golden: &Golden, comm: &dyn Comm, dtype: Dtype) -> Vec<(usize, Vec<u3
     let shape = model.shape();
     let mut ctx = Context::new(&device, comm, shape.moe_layers(), shape.experts, true);
     let d = shape.d_model;
-    let mut own = texts(golden).into_iter().skip(comm.rank()).step_by(comm.size()).collect::<Vec<_>>();
+    let mut own = texts(golden)
+        .into_iter()
+        .skip(comm.rank())
+        .step_by(comm.size())
+        .collect::<Vec<_>>();
     let mut first = 0;
     for text in &mut own {
         text.first = first;

@@ -9,7 +9,13 @@ use sluicegate::moe::dispatch::Owners;
 
 #[test]
 fn a_rank_reads_only_its_own_experts() {
-    for name in ["nllb-moe-s1", "olmoe-s1", "mixtral-s3-fused-v5", "gpt_oss-s1", "deepseek_v3-s1"] {
+    for name in [
+        "nllb-moe-s1",
+        "olmoe-s1",
+        "mixtral-s3-fused-v5",
+        "gpt_oss-s1",
+        "deepseek_v3-s1",
+    ] {
         play(name);
     }
 }

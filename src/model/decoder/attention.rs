@@ -60,8 +60,7 @@ impl GroupedAttention {
             CacheRows::F32(kv) => self.attend(ctx, qkv, kv, rows, gathered),
             CacheRows::Bf16(kv) => self.attend(ctx, qkv, kv, rows, gathered),
         }
-        ctx.device
-            .linear(gathered, &self.out, Epilogue::Add, &mut b.x[..n * d]);
+        ctx.device.linear(gathered, &self.out, Epilogue::Add, &mut b.x[..n * d]);
     }
 
     fn normalise(&self, ctx: &Context, qkv: &mut [f32]) {

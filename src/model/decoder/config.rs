@@ -108,8 +108,10 @@ impl<'a> Config<'a> {
         let top_k = self.width("num_experts_per_tok")?;
         ensure!(
             top_k <= experts,
-            self.fields
-                .refuse("num_experts_per_tok", &format!("at most the {experts} experts of a layer"))
+            self.fields.refuse(
+                "num_experts_per_tok",
+                &format!("at most the {experts} experts of a layer")
+            )
         );
         Ok((experts, top_k))
     }
@@ -161,7 +163,9 @@ impl<'a> Config<'a> {
     pub fn only(&self, key: &str, computed: &str) -> Result<()> {
         match self.fields.text(key)? {
             Some(found) if found != computed => {
-                bail!(self.fields.refuse(key, &format!("\"{computed}\", the only one that is supported")))
+                bail!(self
+                    .fields
+                    .refuse(key, &format!("\"{computed}\", the only one that is supported")))
             }
             _ => Ok(()),
         }
@@ -230,14 +234,14 @@ impl<'a> Config<'a> {
             u32::try_from(id).ok()
         };
         let expected = format!("an id below vocab_size ({vocab_size})");
-        let eos = self
-            .fields
-            .typed("eos_token_id", &format!("{expected}, or a list of such"), |value| {
-                match value.as_array() {
-                    Some(several) => several.iter().map(id).collect(),
-                    None => id(value).map(|one| vec![one]),
-                }
-            })?;
+        let eos = self.fields.typed(
+            "eos_token_id",
+            &format!("{expected}, or a list of such"),
+            |value| match value.as_array() {
+                Some(several) => several.iter().map(id).collect(),
+                None => id(value).map(|one| vec![one]),
+            },
+        )?;
         Ok(SpecialTokens {
             eos: eos.unwrap_or_default(),
             bos: self.fields.typed("bos_token_id", &expected, id)?,
@@ -277,7 +281,11 @@ impl<'a> Config<'a> {
             fields.number("partial_rotary_factor")?.is_none_or(|part| part == 1.0),
             fields.refuse("partial_rotary_factor", "1: nothing else is supported")
         );
-        let key = if fields.value("rope_type").is_some() { "rope_type" } else { "type" };
+        let key = if fields.value("rope_type").is_some() {
+            "rope_type"
+        } else {
+            "type"
+        };
         match fields.text(key)? {
             None | Some("default") => Ok(Scaling::None),
             Some("linear") => Ok(Scaling::Linear {
@@ -343,5 +351,7 @@ impl<'a> Config<'a> {
 }
 
 fn positive(fields: &Fields<'_>, key: &str) -> Result<Option<f64>> {
-    fields.typed(key, "a number above 0", |value| value.as_f64().filter(|&number| number > 0.0))
+    fields.typed(key, "a number above 0", |value| {
+        value.as_f64().filter(|&number| number > 0.0)
+    })
 }

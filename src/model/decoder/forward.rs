@@ -123,7 +123,14 @@ impl Decoder {
 }
 
 impl Layer {
-    fn apply(&self, ctx: &mut Context, b: &mut Buffers, rows: &Rows, cache: &mut crate::model::cache::CacheRows, d: usize) {
+    fn apply(
+        &self,
+        ctx: &mut Context,
+        b: &mut Buffers,
+        rows: &Rows,
+        cache: &mut crate::model::cache::CacheRows,
+        d: usize,
+    ) {
         let elements = rows.keys.len() * d;
         self.attention_norm
             .apply(ctx.device, &b.x[..elements], sized(&mut b.normed, elements));

@@ -9,10 +9,6 @@ pub const EMBEDDING: &str = "model.embed_tokens";
 pub const HEAD: &str = "lm_head";
 /// The norm behind the last layer.
 pub const NORM: &str = "model.norm";
-/// Rows and columns of the blocks that have a scale each in 8-bit floats (DeepSeek-V3).
-const SCALED: usize = 128;
-/// Elements of a block that has a scale in MXFP4, of which a byte holds two.
-const MXFP4: usize = 32;
 
 /// Layer `i`.
 pub fn layer(i: usize) -> String {
@@ -65,14 +61,14 @@ pub fn surplus(spec: &Spec, name: &str) -> Option<String> {
             format!("as config.json has it, layer {layer} is dense")
         }
         Some(_) if part.contains(".experts.") => {
-            format!(
-                "config.json has {} experts a layer, numbered from 0",
-                spec.moe.experts
-            )
+            format!("config.json has {} experts a layer, numbered from 0", spec.moe.experts)
         }
         Some(what) => {
             let kind = if what.dense.is_some() { "dense" } else { "sparse" };
-            format!("a {kind} layer of {} has no such part as config.json has it", spec.family)
+            format!(
+                "a {kind} layer of {} has no such part as config.json has it",
+                spec.family
+            )
         }
     })
 }
@@ -97,14 +93,8 @@ impl List<'_> {
         self.push(name.to_string(), shape, Owner::Dense);
     }
 
-    /// A matrix, with the scales of its blocks if it comes with them.
     fn weight(&mut self, module: &str, rows: usize, columns: usize, owner: Owner) {
-        let name = format!("{module}.weight");
-        let scales = format!("{name}_scale_inv");
-        self.push(name, &[rows, columns], owner);
-        if (self.stored)(&scales) {
-            self.push(scales, &[rows.div_ceil(SCALED), columns.div_ceil(SCALED)], owner);
-        }
+        self.push(format!("{module}.weight"), &[rows, columns], owner);
     }
 
     fn linear(&mut self, module: &str, rows: usize, columns: usize, bias: bool) {
@@ -203,11 +193,8 @@ impl List<'_> {
                 self.push(of("experts.down_proj"), &[e, width, d], all);
             }
             Storage::Mxfp4 => {
-                for (part, rows, columns) in [("gate_up_proj", 2 * width, d), ("down_proj", d, width)] {
-                    let blocks = columns.div_ceil(MXFP4);
-                    self.push(of(&format!("experts.{part}_blocks")), &[e, rows, blocks, MXFP4 / 2], all);
-                    self.push(of(&format!("experts.{part}_scales")), &[e, rows, blocks], all);
-                }
+                self.push(of("experts.gate_up_proj"), &[e, 2 * width, d], all);
+                self.push(of("experts.down_proj"), &[e, d, width], all);
             }
         }
         if interleaved {

@@ -109,17 +109,26 @@ impl LatentAttention {
             }
             None => normed,
         };
-        let (plain, rotated) = (sized(&mut b.nope, n * heads * nope), sized(&mut b.rope, n * heads * rope));
+        let (plain, rotated) = (
+            sized(&mut b.nope, n * heads * nope),
+            sized(&mut b.rope, n * heads * rope),
+        );
         ctx.device.linear(from, &self.q_nope, Epilogue::Store, plain);
         ctx.device.linear(from, &self.q_rope, Epilogue::Store, rotated);
-        ctx.device.rotate(rotated, heads * rope, 0, heads, rope, rows.rotary, rows.positions);
+        ctx.device
+            .rotate(rotated, heads * rope, 0, heads, rope, rows.rotary, rows.positions);
         b.by_head.clear();
         for head in 0..heads {
             b.by_head.extend((0..n).map(|row| (row * heads + head) as u32));
         }
         let absorbed = sized(&mut b.absorbed, heads * n * kv_lora);
-        ctx.device
-            .grouped_linear(plain, Some(&b.by_head), &groups(&self.keys, n), Epilogue::Store, absorbed);
+        ctx.device.grouped_linear(
+            plain,
+            Some(&b.by_head),
+            &groups(&self.keys, n),
+            Epilogue::Store,
+            absorbed,
+        );
         let queries = sized(&mut b.queries, n * heads * (kv_lora + rope));
         let both = queries.chunks_exact_mut(kv_lora + rope).zip(rotated.chunks_exact(rope));
         for (i, (query, rotated)) in both.enumerate() {
@@ -157,8 +166,13 @@ impl LatentAttention {
         let Latent { heads, value, .. } = self.spec;
         let n = x.len() / self.out.outputs();
         let values = sized(&mut b.values, heads * n * value);
-        ctx.device
-            .grouped_linear(gathered, Some(&b.by_head), &groups(&self.values, n), Epilogue::Store, values);
+        ctx.device.grouped_linear(
+            gathered,
+            Some(&b.by_head),
+            &groups(&self.values, n),
+            Epilogue::Store,
+            values,
+        );
         let turned = sized(&mut b.turned, n * heads * value);
         ctx.device.store_rows(values, value, value, &b.by_head, turned);
         ctx.device.linear(turned, &self.out, Epilogue::Add, x);

@@ -5,13 +5,14 @@ use super::inventory::{self, EMBEDDING, HEAD, NORM};
 use super::latent::LatentAttention;
 use super::spec::{Attention, Grouped, Latent, LayerSpec, MoeNames, NormKind, QkNorm, Spec, Storage};
 use super::{forward, Decoder, FeedForward, Layer, SelfAttention};
-use crate::device::{Linear, Part, Source};
+use crate::device::{Epilogue, Linear, Part, Source};
 use crate::model::blocks::{source, Gated, Loader, Norm};
 use crate::model::cache::CacheType;
 use crate::model::Loading;
 use crate::moe::dispatch::Owners;
 use crate::moe::gate::Rule;
 use crate::moe::layer::{Expert, MoeLayer};
+use crate::moe::shared::SharedExpert;
 use anyhow::Result;
 
 /// Reads the model for one rank of a group.
@@ -102,7 +103,8 @@ impl Reader<'_> {
     fn gated(&self, name: &str) -> Result<Gated> {
         let of = |part: &str| format!("{name}.{part}");
         let names = [of("gate_proj"), of("up_proj"), of("down_proj")];
-        self.load.gated(names.each_ref().map(String::as_str), self.spec.moe.activation)
+        self.load
+            .gated(names.each_ref().map(String::as_str), self.spec.moe.activation)
     }
 
     fn grouped(&self, name: &str, spec: &Grouped) -> Result<GroupedAttention> {
@@ -175,7 +177,8 @@ impl Reader<'_> {
 
     fn sparse(&self, i: usize, layer: &str) -> Result<MoeLayer> {
         let (moe, load) = (&self.spec.moe, &self.load);
-        let router = format!("{layer}.{}.{}", self.names.module, self.names.router);
+        let module = format!("{layer}.{}", self.names.module);
+        let router = format!("{module}.{}", self.names.router);
         let rule = match moe.rule.clone() {
             Rule::Sigmoid {
                 top_k,
@@ -196,8 +199,8 @@ impl Reader<'_> {
             None => None,
             Some(shared) => {
                 let Gated { up, down, .. } = self.gated(&format!("{layer}.{}", shared.name))?;
-                Some(crate::moe::layer::Shared {
-                    weights: Expert { up, down },
+                Some(SharedExpert {
+                    expert: Expert { up, down },
                     gate: match shared.gate {
                         Some(gate) => Some(load.linear_f32(&format!("{layer}.{gate}"))?),
                         None => None,
@@ -210,73 +213,78 @@ impl Reader<'_> {
             name: format!("layers.{i}"),
             rule,
             router: load.linear_f32(&router)?,
-            experts: self.experts(&format!("{layer}.{}", self.names.module))?,
+            experts: Owners::block(moe.experts, self.ranks, self.rank)
+                .map(|expert| self.expert(&module, expert))
+                .collect::<Result<_>>()?,
             owners: Owners::blocks(moe.experts, self.ranks),
             dtype: load.dtype,
             scale: 1.0,
-            epilogue: crate::device::Epilogue::Gated(moe.activation),
+            epilogue: Epilogue::Gated(moe.activation),
             shared,
         })
     }
 
-    /// This rank's experts of a layer.
-    fn experts(&self, module: &str) -> Result<Vec<Expert>> {
+    /// One expert of a layer.
+    fn expert(&self, module: &str, expert: usize) -> Result<Expert> {
         let (moe, load, d) = (&self.spec.moe, &self.load, self.spec.d_model);
-        let own = Owners::block(moe.experts, self.ranks, self.rank);
         let width = moe.width;
+        let of = |part: &str| format!("{module}.{part}");
+        let part = |name: &str| load.checkpoint.read_part(&of(name), expert);
         match self.names.storage {
             Storage::Each { names } => {
-                let expert = |e: usize| {
-                    let names = names.map(|name| format!("{module}.experts.{e}.{name}"));
-                    let gated = load.gated(names.each_ref().map(String::as_str), moe.activation)?;
-                    Ok(Expert {
-                        up: gated.up,
-                        down: gated.down,
-                    })
-                };
-                own.map(expert).collect()
+                let names = names.map(|name| of(&format!("experts.{expert}.{name}")));
+                let Gated { up, down, .. } = load.gated(names.each_ref().map(String::as_str), moe.activation)?;
+                Ok(Expert { up, down })
             }
-            Storage::Stacked { names } => {
-                let [up, down] = names.map(|name| format!("{module}.{name}"));
-                let (up, down) = (load.checkpoint.read(&up)?, load.checkpoint.read(&down)?);
-                let expert = |e: usize| {
-                    let gates = source(&up).strided(e * 2 * width * d, [width, d], [d, 1]);
-                    let ups = source(&up).strided((e * 2 + 1) * width * d, [width, d], [d, 1]);
-                    let downs = source(&down).strided(e * width * d, [d, width], [width, 1]);
-                    Ok(Expert {
-                        up: Linear::pack_gated(load.threads, d, &[plain(gates)], &[plain(ups)], load.dtype)?,
-                        down: self.pack(width, &[plain(downs)])?,
-                    })
-                };
-                own.map(expert).collect()
+            Storage::Stacked { names: [up, down] } => {
+                let (up, down) = (part(up)?, part(down)?);
+                let half = |first: usize| source(&up).strided(first * width * d, [width, d], [d, 1]);
+                Ok(Expert {
+                    up: self.pack_gated([plain(half(0)), plain(half(1))])?,
+                    down: self.pack(width, &[plain(source(&down))])?,
+                })
             }
             Storage::Interleaved => {
-                let read = |part: &str| load.checkpoint.read(&format!("{module}.experts.{part}"));
-                let bias = |part: &str| load.checkpoint.read_f32(&format!("{module}.experts.{part}"));
-                let (up, down) = (read("gate_up_proj")?, read("down_proj")?);
-                let (up_bias, down_bias) = (bias("gate_up_proj_bias")?, bias("down_proj_bias")?);
-                let expert = |e: usize| {
-                    let first = e * 2 * width * d;
-                    let turn = |turn: usize| -> Vec<f32> { up_bias[e * 2 * width..][..2 * width].iter().skip(turn).step_by(2).copied().collect() };
-                    let (gate_bias, ups_bias) = (turn(0), turn(1));
-                    let gates = source(&up).strided(first, [width, d], [2, 2 * width]);
-                    let ups = source(&up).strided(first + 1, [width, d], [2, 2 * width]);
-                    let downs = source(&down).strided(e * width * d, [d, width], [1, d]);
-                    Ok(Expert {
-                        up: Linear::pack_gated(
-                            load.threads,
-                            d,
-                            &[Part { weights: gates, bias: Some(&gate_bias) }],
-                            &[Part { weights: ups, bias: Some(&ups_bias) }],
-                            load.dtype,
-                        )?,
-                        down: self.pack(width, &[Part { weights: downs, bias: Some(&down_bias[e * d..][..d]) }])?,
-                    })
-                };
-                own.map(expert).collect()
+                let (up, down) = (part("experts.gate_up_proj")?, part("experts.down_proj")?);
+                let column = |first: usize| source(&up).strided(first, [width, d], [2, 2 * width]);
+                let down = source(&down).strided(0, [d, width], [1, d]);
+                self.interleaved(module, expert, [column(0), column(1)], down)
             }
-            Storage::Mxfp4 => anyhow::bail!("not yet"),
+            Storage::Mxfp4 => {
+                let read = |name: &str| load.checkpoint.read_mxfp4_part(&of(name), expert);
+                let (up, down) = (read("experts.gate_up_proj")?, read("experts.down_proj")?);
+                let row = |first: usize| source(&up).strided(first * d, [width, d], [2 * d, 1]);
+                self.interleaved(module, expert, [row(0), row(1)], source(&down))
+            }
         }
+    }
+
+    /// An expert of GPT-OSS, whose biases alternate between gates and up projections.
+    fn interleaved(
+        &self,
+        module: &str,
+        expert: usize,
+        [gate, up]: [Source<'_>; 2],
+        down: Source<'_>,
+    ) -> Result<Expert> {
+        let read = |part: &str| {
+            let name = format!("{module}.experts.{part}_bias");
+            self.load.checkpoint.read_part_f32(&name, expert)
+        };
+        let (biases, bias) = (read("gate_up_proj")?, read("down_proj")?);
+        let turns = [0, 1].map(|first| biases.iter().skip(first).step_by(2).copied().collect::<Vec<f32>>());
+        let with = |weights, bias| Part {
+            weights,
+            bias: Some(bias),
+        };
+        Ok(Expert {
+            up: self.pack_gated([with(gate, &turns[0]), with(up, &turns[1])])?,
+            down: self.pack(self.spec.moe.width, &[with(down, &bias)])?,
+        })
+    }
+
+    fn pack_gated(&self, [gate, up]: [Part<'_>; 2]) -> Result<Linear> {
+        Linear::pack_gated(self.load.threads, self.spec.d_model, &[gate], &[up], self.load.dtype)
     }
 
     fn pack(&self, inputs: usize, parts: &[Part<'_>]) -> Result<Linear> {

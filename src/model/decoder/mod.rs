@@ -9,22 +9,35 @@ mod latent;
 mod load;
 pub mod rope;
 pub mod spec;
+#[cfg(test)]
+mod tests;
 
 use super::blocks::{Gated, Norm, Table};
 use super::cache::CacheType;
 use super::inventory::Expected;
 use super::{Architecture, Loading, Model, Shape, SpecialTokens};
 use crate::device::{Linear, Rotary};
-use crate::moe::layer::MoeLayer;
+use crate::moe::layer::{Expert, MoeLayer};
 use anyhow::Result;
+use config::Config;
+use serde_json::Value;
 use spec::Spec;
+use std::path::Path;
 
-/// A family's model as jobs see it.
-pub fn architecture(spec: Spec) -> Box<dyn Architecture> {
-    Box::new(DecoderArchitecture {
+/// A family's model as jobs see it; `read` makes its description of `config.json`, whose path is named in errors.
+///
+/// # Errors
+/// As `read`.
+pub fn architecture(
+    config: &Value,
+    path: &Path,
+    read: impl Fn(&Config<'_>) -> Result<Spec>,
+) -> Result<Box<dyn Architecture>> {
+    let spec = read(&Config::new(config, path)?)?;
+    Ok(Box::new(DecoderArchitecture {
         shape: spec.shape(),
         spec,
-    })
+    }))
 }
 
 /// A decoder-only family as jobs see it.
@@ -109,7 +122,11 @@ impl Decoder {
             };
             let ffn = match &layer.ffn {
                 FeedForward::Dense(dense) => dense.bytes(),
-                FeedForward::Sparse(moe) => moe.bytes(),
+                FeedForward::Sparse(moe) => {
+                    let shared = moe.shared.as_ref().map(|s| &s.expert);
+                    let expert = |e: &Expert| e.up.bytes() + e.down.bytes();
+                    moe.router.bytes() + moe.experts.iter().chain(shared).map(expert).sum::<usize>()
+                }
             };
             attention + ffn
         };

@@ -221,16 +221,10 @@ mod tests {
             ..yarn()
         };
         assert_eq!(rope(Scaling::Yarn(given)).magnitude(), 0.75);
-        let flat = Yarn {
-            original: 1,
-            ..yarn()
-        };
+        let flat = Yarn { original: 1, ..yarn() };
         assert!(rope(Scaling::Yarn(flat)).frequencies().iter().all(|f| f.is_finite()));
         assert_eq!(rope(Scaling::Yarn(yarn())).softmax_factor(), 1.0);
-        let shorter = Yarn {
-            factor: 0.5,
-            ..yarn()
-        };
+        let shorter = Yarn { factor: 0.5, ..yarn() };
         assert_eq!(rope(Scaling::Yarn(shorter)).magnitude(), 1.0);
     }
 }

@@ -171,7 +171,8 @@ pub enum Storage {
     /// GPT-OSS: `experts.gate_up_proj` `[experts, d_model, 2 width]`, gates in even columns, `experts.down_proj` `[experts,
     /// width, d_model]`, and a bias of each.
     Interleaved,
-    /// The same in MXFP4 and transposed: `_blocks` and `_scales` in place of the weights.
+    /// The same in MXFP4 (`_blocks` and `_scales` in place of the weights) and transposed: `[experts, 2 width, d_model]`, gates
+    /// in even rows, and `[experts, d_model, width]`.
     Mxfp4,
 }
 

@@ -167,6 +167,8 @@ impl Reader<'_> {
             owners: Owners::blocks(spec.experts, self.ranks),
             dtype: self.load.dtype,
             scale: spec.moe_scale,
+            epilogue: crate::device::Epilogue::Relu,
+            shared: None,
         }))
     }
 
