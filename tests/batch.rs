@@ -141,7 +141,7 @@ impl Model for Made {
         self.hidden.clear();
         for row in rows {
             let (first, n) = row.source;
-let source: Vec<u32> = (first..first + n).map(|r| get(caches.cross(0), r)).collect();
+            let source: Vec<u32> = (first..first + n).map(|r| get(caches.cross(0), r)).collect();
             let ids: Vec<u32> = row.keys.iter().map(|r| get(caches.own(0), r)).collect();
             assert_eq!((row.position + 1, Some(&row.token)), (ids.len(), ids.last()));
             let at = self.hidden.len();

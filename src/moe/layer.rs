@@ -77,7 +77,9 @@ impl MoeLayer {
         let logits = sized(&mut b.logits, tokens * self.router.outputs());
         ctx.device
             .linear(&normed[..tokens * d], &self.router, Epilogue::Store, logits);
-        let routed = self.rule.route(logits, self.router.outputs(), &mut b.routes);
+        let routed = self
+            .rule
+            .route(ctx.device, logits, self.router.outputs(), &mut b.routes);
         if let Err(error) = routed.and_then(|()| fail_point("route")) {
             ctx.failure.get_or_insert_with(|| error.context(self.name.clone()));
         }
