@@ -1,7 +1,8 @@
 //! Decoder-only models against the reference: log-probabilities, routes and greedy ids; and to the bit against themselves,
 //! however tokens are put together and shared among ranks.
 
-use crate::{device, floats, ids, same_routes, Golden};
+use crate::forced::same_routes;
+use crate::{device, floats, ids, Golden};
 use sluicegate::comm::{threads, Comm};
 use sluicegate::device::{log_sum_exp, top_k, Dtype, Epilogue, KeyRows};
 use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
@@ -178,10 +179,7 @@ fn play(name: &str) {
         for (text, logprobs) in texts.iter().zip(&found.logprobs) {
             let item = &golden.items()[text.item];
             for (module, routes) in shape.decoder_moe.iter().zip(&found.routes) {
-                let of = |(key, _): &(&String, _)| key.starts_with(&format!("model.{module}."));
-                if let Some((_, wanted)) = item["routing"].as_object().and_then(|r| r.iter().find(of)) {
-                    same_routes(wanted, module, 0, &of_text(routes, text));
-                }
+                same_routes(item, module, 0, &of_text(routes, text));
             }
             let wanted = floats(&item["score"]["logprobs"]);
             assert_eq!(logprobs.len(), wanted.len());

@@ -159,7 +159,7 @@ impl Reader<'_> {
         Ok(FeedForward::Sparse(MoeLayer {
             index: index.expect("a sparse layer"),
             name: names.moe_layer(stack, i),
-            rule: spec.rule,
+            rule: spec.rule.clone(),
             router: self.load.linear_f32(&format!("{module}.{}", names.router))?,
             experts: Owners::block(spec.experts, self.ranks, self.rank)
                 .map(expert)

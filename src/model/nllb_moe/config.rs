@@ -183,7 +183,7 @@ impl NllbMoeConfig {
             encoder: stack(Stack::Encoder, "encoder_layers", self.encoder_sparse_step),
             decoder: stack(Stack::Decoder, "decoder_layers", self.decoder_sparse_step),
             experts: self.num_experts,
-            rule: Rule::Top2,
+            rule: Rule::top(TOP_K),
             router_bias: self.router_bias,
             moe_scale: 1.0 - self.moe_token_dropout,
             head: Head::Tied { factor: 1.0 },
