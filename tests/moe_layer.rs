@@ -71,7 +71,7 @@ impl Weights {
         MoeLayer {
             index: 0,
             name: "test.ffn".into(),
-            rule: Rule::Top2,
+            rule: Rule::top(2),
             router: pack(D_MODEL, &self.router, &self.bias, Dtype::F32),
             experts: Owners::block(self.experts, ranks, rank).map(expert).collect(),
             owners: Owners::blocks(self.experts, ranks),

@@ -284,7 +284,7 @@ mod tests {
             ("a --metrics ter --ter-asian-support", "--ter-normalized"),
             ("a --tokenize words", "intl"),
             ("a --metrics meteor", "chrf++"),
-            ("a --smooth-method floor --smooth-value -1", "from 0 on"),
+            ("a --smooth-method floor --smooth-value=-1", "from 0 on"),
             ("--references r", "OUT.h5"),
         ] {
             let error = evaluate(line).unwrap_err();

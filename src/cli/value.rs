@@ -73,7 +73,7 @@ impl FromStr for Memory {
         let bytes = number
             .parse::<f64>()
             .ok()
-            .filter(|n| plain.len() - number.len() <= 1 && n.is_finite());
+            .filter(|n| n.is_finite() && plain.len() - number.len() == unit.iter().count());
         let bytes = bytes.map(|n| n * unit.map_or(1.0, |u| u.1 as f64));
         match bytes {
             Some(bytes) if (1.0..1e18).contains(&bytes) => Ok(Memory::Bytes(bytes as u64)),

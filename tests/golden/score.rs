@@ -159,3 +159,42 @@ pub fn play_windows(name: &str) {
         assert!(found == joined, "{cut:?}, {prefix:?}");
     }
 }
+
+#[test]
+fn nllb_moe() {
+    play("nllb-moe-s1");
+}
+
+#[test]
+fn switch() {
+    play("switch-s1");
+}
+
+#[test]
+fn mixtral_with_a_sliding_window() {
+    play("mixtral-s1");
+    play("mixtral-s2-bf16-shard-sw");
+}
+
+#[test]
+fn olmoe() {
+    play("olmoe-s1");
+    play_windows("olmoe-s1");
+}
+
+#[test]
+fn qwen_moe() {
+    play("qwen2_moe-s1");
+    play("qwen3_moe-s1");
+}
+
+#[test]
+fn deepseek() {
+    play("deepseek_v2-s2-lite-yarn");
+    play("deepseek_v3-s1");
+}
+
+#[test]
+fn gpt_oss() {
+    play("gpt_oss-s1");
+}

@@ -115,6 +115,16 @@ impl Cpu {
         self.pool.for_each(tasks, nanoseconds, each);
     }
 
+    /// Calls `each` with every item and its number, on all threads where `nanoseconds` of work (on one thread) are worth
+    /// it. Threads take the next item as they get free.
+    pub fn for_each_of<T: Send>(&self, items: &mut [T], nanoseconds: f64, each: impl Fn(usize, &mut T) + Sync) {
+        let (count, items) = (items.len(), pool::Shared(items.as_mut_ptr()));
+        self.for_each(count, nanoseconds, |i| {
+            // SAFETY: items are borrowed until all are done, and each number comes once.
+            each(i, unsafe { &mut *items.at(i) });
+        });
+    }
+
     fn take_quantised(&self) -> quantised::QuantisedRows {
         std::mem::take(&mut self.quantised.lock().unwrap_or_else(PoisonError::into_inner))
     }
