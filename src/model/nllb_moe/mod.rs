@@ -11,7 +11,7 @@ pub use config::NllbMoeConfig;
 use super::blocks::{Dense, Loader, Norm, Sinusoids};
 use super::cache::CacheType;
 use crate::checkpoint::Checkpoint;
-use crate::device::{Dtype, Linear};
+use crate::device::{Dtype, Epilogue, Linear};
 use crate::moe::dispatch::Owners;
 use crate::moe::gate::Rule;
 use crate::moe::layer::{Expert, MoeLayer};
@@ -191,9 +191,11 @@ impl Reader<'_> {
             name: format!("{}.layers.{i}", stack.name()),
             rule: Rule::top(2),
             router: self.load.linear_f32(&names::router(layer))?,
+            epilogue: Epilogue::Relu,
             experts: Owners::block(self.config.num_experts, self.ranks, self.rank)
                 .map(expert)
                 .collect::<Result<_>>()?,
+            shared: None,
             owners: Owners::blocks(self.config.num_experts, self.ranks),
             dtype: self.load.dtype,
             scale: 1.0 - self.config.moe_token_dropout,
