@@ -59,7 +59,7 @@ struct DecoderLayer {
 
 enum FeedForward {
     Dense(Dense),
-    Sparse(MoeLayer),
+    Sparse(Box<MoeLayer>),
 }
 
 /// Reads the model for one rank of a group.
@@ -186,7 +186,7 @@ impl Reader<'_> {
             let (up, down) = self.load.feed_forward(&names::expert(layer, e))?;
             Ok(Expert { up, down })
         };
-        Ok(FeedForward::Sparse(MoeLayer {
+        Ok(FeedForward::Sparse(Box::new(MoeLayer {
             index,
             name: format!("{}.layers.{i}", stack.name()),
             rule: Rule::top(2),
@@ -199,6 +199,6 @@ impl Reader<'_> {
             owners: Owners::blocks(self.config.num_experts, self.ranks),
             dtype: self.load.dtype,
             scale: 1.0 - self.config.moe_token_dropout,
-        }))
+        })))
     }
 }
