@@ -267,7 +267,8 @@ pub fn print(
                 .join(", ")
         )?;
         for (name, figure) in q.figures() {
-            writeln!(to, "{name:<11} {figure:.2}")?;
+            let digits = if figure.abs() < 10.0 { 4 } else { 2 };
+            writeln!(to, "{name:<11} {figure:.digits$}")?;
         }
     }
     let total = |name: &str| {
