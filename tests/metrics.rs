@@ -11,7 +11,7 @@ use sluicegate::metrics::edit_distance::levenshtein;
 use sluicegate::metrics::measure::{Figure, Measure};
 use sluicegate::metrics::rouge;
 use sluicegate::metrics::ter::{TerOptions, TerStats};
-use sluicegate::metrics::tokenize::Tokenizer;
+use sluicegate::metrics::tokenize::{Pieces, Tokenizer};
 
 static FIXTURE: LazyLock<Value> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics.json");
@@ -85,21 +85,10 @@ fn is(options: &Value, name: &str) -> bool {
     options[name].as_bool().unwrap_or(false)
 }
 
-fn tokenizer(name: &str) -> Tokenizer {
-    match name {
-        "13a" => Tokenizer::V13a,
-        "intl" => Tokenizer::International,
-        "zh" => Tokenizer::Chinese,
-        "char" => Tokenizer::Char,
-        "none" => Tokenizer::None,
-        other => panic!("{other}"),
-    }
-}
-
 fn bleu_options(options: &Value) -> BleuOptions {
     let value = |default| options["smooth_value"].as_f64().unwrap_or(default);
     BleuOptions {
-        tokenizer: tokenizer(options["tokenize"].as_str().unwrap_or("13a")),
+        tokenizer: Tokenizer::of(options["tokenize"].as_str().unwrap_or("13a")).unwrap(),
         lowercase: is(options, "lowercase"),
         effective_order: is(options, "effective_order"),
         smoothing: match options["smooth_method"].as_str().unwrap_or("exp") {
@@ -128,7 +117,7 @@ fn tokens_are_those_of_sacrebleu() {
         assert!(pairs.len() > 80);
         for pair in pairs {
             let (segment, tokens) = (pair[0].as_str().unwrap(), lines(&pair[1]));
-            let found = tokenizer(name).tokenize(segment);
+            let found = Tokenizer::of(name).unwrap().tokenize(segment);
             let found: Vec<&str> = found
                 .split(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
                 .filter(|token| !token.is_empty())
@@ -258,6 +247,34 @@ fn measures() -> Vec<Measure> {
         Measure::ter(TerOptions::default()),
         Measure::rouge(true),
     ]
+}
+
+/// Pieces of the demo model's tokenizer; what it doesn't know is as it was written.
+#[test]
+fn pieces_of_a_tokenizer() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs/en-fr-de/tokenizer.json");
+    let pieces = Tokenizer::Pieces(Pieces::load(&path).unwrap());
+    let found = pieces.tokenize("Press the key 漢字.");
+    assert!(
+        found.starts_with("▁Press ▁the ▁key ") && found.contains("漢字") && !found.contains("<unk>"),
+        "{found}"
+    );
+    assert_eq!(found.replace(' ', "").replace('▁', " "), " Press the key 漢字.");
+    assert_eq!(pieces.tokenize("").trim(), "");
+    let options = BleuOptions {
+        tokenizer: pieces,
+        ..BleuOptions::default()
+    };
+    let signature = Measure::bleu(options).figures().remove(0).signature;
+    assert!(signature.contains("|tok:spm-"), "{signature}");
+    for (file, part) in [
+        ("tests/metrics.rs", "is no JSON"),
+        ("tests/fixtures/metrics.json", "understood"),
+        ("none", "cannot read"),
+    ] {
+        let error = Pieces::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap_err();
+        assert!(format!("{error:#}").contains(part), "{error:#}");
+    }
 }
 
 /// However rows are spread and in whatever order parts arrive: the same to the last bit.

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{ensure, Result};
 use clap::{ArgAction, Args, ValueEnum};
-use serde::Serialize;
 
 use crate::metrics::bleu::{BleuOptions, Smoothing};
 use crate::metrics::measure::Measure;
 use crate::metrics::ter::TerOptions;
-use crate::metrics::tokenize::Tokenizer;
+use crate::metrics::tokenize::{Pieces, Tokenizer};
 
 /// What stands under `sluice evaluate --help`.
 pub const AFTER_HELP: &str = "\
@@ -26,7 +25,7 @@ Examples:
   sluice evaluate scores-*.h5";
 
 /// Arguments of `sluice evaluate`.
-#[derive(Debug, Clone, PartialEq, Args, Serialize)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct EvaluateArgs {
     /// Output files of finished runs: translated or generated texts, or scored ones
     #[arg(value_name = "OUT.h5", required = true, num_args = 1.., help_heading = "Input and output")]
@@ -50,10 +49,9 @@ pub struct EvaluateArgs {
     #[arg(long, value_enum, value_name = "NAME,...", value_delimiter = ',', num_args = 1.., help_heading = "Metrics")]
     pub metrics: Vec<MetricName>,
 
-    /// Tokens of BLEU: 13a, intl, zh, char or none
-    #[arg(long, value_name = "TOKENIZER", default_value = "13a", value_parser = tokenizer, help_heading = "Metrics")]
-    #[serde(skip)]
-    pub tokenize: Tokenizer,
+    /// Tokens of BLEU: 13a, intl, zh, char, none, or spm:FILE for the pieces of a tokenizer.json
+    #[arg(long, value_name = "TOKENIZER", default_value = "13a", value_parser = tokenize, help_heading = "Metrics")]
+    pub tokenize: Tokenize,
 
     /// BLEU and chrF: upper and lower case are the same
     #[arg(long, help_heading = "Metrics")]
@@ -94,8 +92,7 @@ pub struct EvaluateArgs {
 }
 
 /// A metric that compares texts with references.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MetricName {
     /// BLEU.
     Bleu,
@@ -103,7 +100,6 @@ pub enum MetricName {
     Chrf,
     /// chrF2++: characters, words and pairs of words.
     #[value(name = "chrf++")]
-    #[serde(rename = "chrf++")]
     ChrfPlusPlus,
     /// Translation edit rate: less is better.
     Ter,
@@ -111,9 +107,17 @@ pub enum MetricName {
     Rouge,
 }
 
+/// Tokens of BLEU.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tokenize {
+    /// By a tokenizer of this name.
+    Named(&'static str),
+    /// The pieces of a `tokenizer.json`.
+    Spm(PathBuf),
+}
+
 /// How n-grams without a match count in BLEU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SmoothMethod {
     /// Half a match, then a quarter, and so on.
     Exp,
@@ -142,10 +146,17 @@ impl EvaluateArgs {
     }
 
     /// What is to be computed, in the order asked for.
-    pub fn measures(&self) -> Vec<Measure> {
+    ///
+    /// # Errors
+    /// The file of `--tokenize` can't be read.
+    pub fn measures(&self) -> Result<Vec<Measure>> {
+        let tokenizer = match &self.tokenize {
+            Tokenize::Named(name) => Tokenizer::of(name).unwrap_or_default(),
+            Tokenize::Spm(path) => Tokenizer::Pieces(Pieces::load(path)?),
+        };
         let value = |default| self.smooth_value.unwrap_or(default);
         let bleu = BleuOptions {
-            tokenizer: self.tokenize.clone(),
+            tokenizer,
             lowercase: self.lowercase,
             effective_order: self.effective_order,
             smoothing: match self.smooth_method {
@@ -168,7 +179,7 @@ impl EvaluateArgs {
             MetricName::Ter => Measure::ter(ter),
             MetricName::Rouge => Measure::rouge(self.stem),
         };
-        self.names().into_iter().map(measure).collect()
+        Ok(self.names().into_iter().map(measure).collect())
     }
 }
 
@@ -180,7 +191,7 @@ pub fn check(args: &EvaluateArgs) -> Result<()> {
     use MetricName::{Bleu, Chrf, ChrfPlusPlus, Rouge, Ter};
     let names = args.names();
     for (flag, given, of) in [
-        ("--tokenize", args.tokenize != Tokenizer::V13a, &[Bleu][..]),
+        ("--tokenize", args.tokenize != Tokenize::Named("13a"), &[Bleu][..]),
         ("--lowercase", args.lowercase, &[Bleu, Chrf, ChrfPlusPlus]),
         ("--smooth-method", args.smooth_method != SmoothMethod::Exp, &[Bleu]),
         ("--smooth-value", args.smooth_value.is_some(), &[Bleu]),
@@ -213,11 +224,13 @@ pub fn check(args: &EvaluateArgs) -> Result<()> {
 }
 
 /// A parser of `--tokenize`.
-fn tokenizer(text: &str) -> Result<Tokenizer, String> {
-    Tokenizer::NAMED
-        .into_iter()
-        .find(|tokenizer| tokenizer.signature() == text)
-        .ok_or_else(|| "it must be 13a, intl, zh, char or none".to_owned())
+fn tokenize(text: &str) -> Result<Tokenize, String> {
+    if let Some(file) = text.strip_prefix("spm:").filter(|file| !file.is_empty()) {
+        return Ok(Tokenize::Spm(file.into()));
+    }
+    let name = Tokenizer::NAMES.into_iter().find(|name| *name == text);
+    name.map(Tokenize::Named)
+        .ok_or_else(|| "it must be 13a, intl, zh, char, none or spm:FILE".to_owned())
 }
 
 /// A parser of numbers from 0 on.
@@ -248,12 +261,13 @@ mod tests {
         assert_eq!(names(&args.references), ["r", "s", "t"]);
         let figures: Vec<String> = args
             .measures()
+            .unwrap()
             .iter()
             .flat_map(|m| m.figures())
             .map(|f| f.name)
             .collect();
         assert_eq!(figures, ["chrF2++", "TER"]);
-        assert_eq!(evaluate("a.h5").unwrap().measures().len(), 3);
+        assert_eq!(evaluate("a.h5").unwrap().measures().unwrap().len(), 3);
     }
 
     #[test]
@@ -261,7 +275,7 @@ mod tests {
         let line =
             "a --metrics bleu,chrf,ter,rouge --tokenize intl --lowercase --smooth-method floor --smooth-value 0.25 \
                     --effective-order --ter-case-sensitive --ter-normalized --ter-no-punct --ter-asian-support --stem";
-        let measures = evaluate(line).unwrap().measures();
+        let measures = evaluate(line).unwrap().measures().unwrap();
         let signatures: Vec<String> = measures.iter().map(|m| m.figures()[0].signature.clone()).collect();
         for (signature, part) in signatures.iter().zip([
             "|case:lc|eff:yes|tok:intl|smooth:floor[0.25]|",
@@ -271,7 +285,7 @@ mod tests {
         ]) {
             assert!(signature.contains(part), "{signature}");
         }
-        let added = evaluate("a --smooth-method add-k").unwrap().measures();
+        let added = evaluate("a --smooth-method add-k").unwrap().measures().unwrap();
         assert!(added[0].figures()[0].signature.contains("|smooth:add-k[1.00]|"));
     }
 
@@ -282,7 +296,8 @@ mod tests {
             ("a --metrics ter --lowercase", "bleu or chrf or chrf++"),
             ("a --smooth-value 1", "floor or add-k"),
             ("a --metrics ter --ter-asian-support", "--ter-normalized"),
-            ("a --tokenize words", "intl"),
+            ("a --tokenize words", "spm:FILE"),
+            ("a --tokenize spm:", "spm:FILE"),
             ("a --metrics meteor", "chrf++"),
             ("a --smooth-method floor --smooth-value=-1", "from 0 on"),
             ("--references r", "OUT.h5"),

@@ -77,9 +77,10 @@ pub fn run(args: &EvaluateArgs, to: &mut dyn Write) -> Result<Exit> {
         }
     }
     let groups = groups(args, &texts)?;
+    let measures = args.measures()?;
     let mut systems = Vec::new();
     for results in &texts {
-        systems.extend(compare(results, &groups, &args.measures())?);
+        systems.extend(compare(results, &groups, &measures)?);
     }
     let scored: Vec<Scored> = scored.iter().map(sum_up).collect::<Result<_>>()?;
     let text = if args.json {
@@ -172,8 +173,7 @@ struct Comparison<'a> {
 /// Compares a file with every group of references.
 fn compare(results: &Results, groups: &[Group], measures: &[Measure]) -> Result<Vec<System>> {
     let path = results.path().display();
-    let outputs = results.identity().outputs.max(1);
-    let records = results.rows() / outputs;
+    let records = results.rows() / results.identity().outputs.max(1);
     let mut comparisons = Vec::new();
     for group in groups {
         for (file, scan) in group.files.iter().zip(&group.scans) {
@@ -196,9 +196,8 @@ fn compare(results: &Results, groups: &[Group], measures: &[Measure]) -> Result<
     let mut languages: BTreeMap<String, u64> = BTreeMap::new();
     for block in results.blocks(BLOCK) {
         for row in block? {
-            let line = row.index / outputs;
             for comparison in &mut comparisons {
-                comparison.read(&row, line)?;
+                comparison.read(&row)?;
             }
             *languages.entry(row.target_lang).or_default() += 1;
         }
@@ -233,8 +232,8 @@ fn compare(results: &Results, groups: &[Group], measures: &[Measure]) -> Result<
 }
 
 impl Comparison<'_> {
-    /// Takes a row of record `line` if it belongs to the group.
-    fn read(&mut self, row: &Row, line: u64) -> Result<()> {
+    /// Takes a row if it belongs to the group.
+    fn read(&mut self, row: &Row) -> Result<()> {
         if self
             .group
             .target
@@ -249,7 +248,7 @@ impl Comparison<'_> {
         }
         let mut references = Vec::with_capacity(self.references.len());
         for file in &mut self.references {
-            references.push(file.line(line)?.to_owned());
+            references.push(file.line(row.index)?.to_owned());
         }
         let output = match row.status {
             Status::Blank | Status::Failed => String::new(),

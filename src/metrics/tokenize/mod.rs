@@ -2,13 +2,16 @@
 
 mod chinese;
 mod international;
+mod pieces;
 pub(super) mod tercom;
 mod western;
+
+pub use pieces::Pieces;
 
 use super::words;
 
 /// A tokenizer of BLEU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Tokenizer {
     /// `13a`: mteval-v13a's, sacreBLEU's default.
     #[default]
@@ -21,17 +24,25 @@ pub enum Tokenizer {
     Char,
     /// `none`: tokens stand between white space already.
     None,
+    /// `spm`: the pieces of a subword tokenizer.
+    Pieces(Pieces),
 }
 
 impl Tokenizer {
-    /// Those that a name is enough for.
-    pub const NAMED: [Tokenizer; 5] = [
-        Tokenizer::V13a,
-        Tokenizer::International,
-        Tokenizer::Chinese,
-        Tokenizer::Char,
-        Tokenizer::None,
-    ];
+    /// The names of those that need no file.
+    pub const NAMES: [&'static str; 5] = ["13a", "intl", "zh", "char", "none"];
+
+    /// The tokenizer of a name, one of [`Tokenizer::NAMES`].
+    pub fn of(name: &str) -> Option<Tokenizer> {
+        Some(match name {
+            "13a" => Tokenizer::V13a,
+            "intl" => Tokenizer::International,
+            "zh" => Tokenizer::Chinese,
+            "char" => Tokenizer::Char,
+            "none" => Tokenizer::None,
+            _ => return None,
+        })
+    }
 
     /// The tokens of a segment, with white space between them.
     pub fn tokenize(&self, segment: &str) -> String {
@@ -42,17 +53,19 @@ impl Tokenizer {
             Tokenizer::Chinese => chinese::tokenize(segment),
             Tokenizer::Char => apart(words(segment).flat_map(str::chars)),
             Tokenizer::None => segment.to_owned(),
+            Tokenizer::Pieces(pieces) => pieces.tokenize(segment),
         }
     }
 
     /// What a signature says after `tok:`.
-    pub fn signature(&self) -> &'static str {
+    pub fn signature(&self) -> &str {
         match self {
             Tokenizer::V13a => "13a",
             Tokenizer::International => "intl",
             Tokenizer::Chinese => "zh",
             Tokenizer::Char => "char",
             Tokenizer::None => "none",
+            Tokenizer::Pieces(pieces) => pieces.signature(),
         }
     }
 }
