@@ -8,6 +8,7 @@
 mod bias;
 mod chains;
 mod element;
+mod groups;
 mod keys;
 mod pack;
 mod plan;
@@ -167,6 +168,7 @@ impl Cpu {
         let out = Shared(a.out.as_mut_ptr());
         a.out = &mut [];
         let a = &a;
+        let grouped = a.heads > a.kv_heads || std::env::var("GROUPED").is_ok();
         self.for_each(tasks.len(), nanoseconds, |task| {
             let Task { queries, heads, shared } = tasks[task].clone();
             SCRATCH.with_borrow_mut(|scratch| {
@@ -181,6 +183,7 @@ impl Cpu {
                             scratch,
                             out,
                         }),
+                        false if grouped => self.isa().run(groups::Groups::new(a, queries, heads, scratch, out)),
                         false => self.isa().run(rows::Rows {
                             a,
                             queries,
