@@ -153,8 +153,13 @@ impl Cpu {
     ///
     /// # Panics
     /// If a query, a key row or `out` lies outside its buffer.
-    pub fn attend<T: Element>(&self, mut a: Attend<'_, T>) {
+    pub fn attend<T: Element>(&self, a: Attend<'_, T>) {
         a.check();
+        T::attend(self, a);
+    }
+
+    /// [`Cpu::attend`] of what has been checked.
+    fn attend_all<T: Element>(&self, mut a: Attend<'_, T>) {
         let keys: usize = a.rows.iter().map(|r| r.seen(a.window).len()).sum();
         let nanoseconds = (keys * a.heads * ((a.head_dim + a.v_dim) / 2 + 16)) as f64 * 0.05;
         let mut tasks = TASKS.take();
