@@ -7,7 +7,7 @@ use sluicegate::decode::batch::{Batch, Output, Request};
 use sluicegate::decode::limits::Limits;
 use sluicegate::decode::lockstep::{next, Next, Report, ENCODE_TOKENS};
 use sluicegate::decode::search::{EarlyStopping, Settings};
-use sluicegate::device::{Cpu, Dtype, KeyRows, Linear, Part, Source};
+use sluicegate::device::{Cpu, Dtype, Linear, Part, Source};
 use sluicegate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, SourceRow};
 use sluicegate::model::{Model, Shape};
 use sluicegate::moe::Context;
@@ -142,10 +142,7 @@ impl Model for Made {
         for row in rows {
             let (first, n) = row.source;
             let source: Vec<u32> = (first..first + n).map(|r| get(caches.cross(0), r)).collect();
-            let ids: Vec<u32> = match row.keys {
-                KeyRows::Range(first, n) => (first..first + n).map(|r| get(caches.own(0), r)).collect(),
-                KeyRows::Table(rows) => rows.iter().map(|&r| get(caches.own(0), r as usize)).collect(),
-            };
+            let ids: Vec<u32> = row.keys.iter().map(|r| get(caches.own(0), r)).collect();
             assert_eq!((row.position + 1, Some(&row.token)), (ids.len(), ids.last()));
             let at = self.hidden.len();
             self.hidden.resize(at + VOCABULARY, 0.0);

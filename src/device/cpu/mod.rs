@@ -14,7 +14,7 @@ mod norm;
 mod pool;
 mod quantised;
 
-pub use attention::{Attend, Element, KeyRows};
+pub use attention::{Attend, Bias, Element, KeyRows};
 pub use exp::{exp, exp_slice, log_sum_exp};
 pub use grouped::Group;
 pub use head::{top_k, NotANumber, Tops};

@@ -5,17 +5,26 @@
 //! far, by which earlier sums are corrected (online softmax: Milakov and Gimelshein 2018; Rabe and Staats 2021); the
 //! weighted sum of values runs over the keys in order. [`rows`] and [`tiles`] keep to it both, so that a query's result
 //! doesn't depend on its company.
+mod bias;
+mod chains;
 mod element;
+mod groups;
+mod keys;
+mod pack;
 mod plan;
 mod rows;
 mod softmax;
 mod store;
+mod sums;
 mod tiles;
 
 use std::cell::{Cell, RefCell};
 
+pub use bias::Bias;
 pub use element::Element;
-use plan::Task;
+pub use keys::KeyRows;
+use plan::{Asked, Task};
+use softmax::Running;
 
 use super::linear::Line;
 use super::pool::Shared;
@@ -31,105 +40,111 @@ thread_local! {
     static TASKS: Cell<Vec<Task>> = const { Cell::new(Vec::new()) };
 }
 
-/// Which rows of the keys and values a query attends to, in order.
-#[derive(Clone, Copy, Debug)]
-pub enum KeyRows<'a> {
-    /// First row and count.
-    Range(usize, usize),
-    /// The rows one by one.
-    Table(&'a [u32]),
-}
-
-impl KeyRows<'_> {
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        match self {
-            KeyRows::Range(_, count) => *count,
-            KeyRows::Table(rows) => rows.len(),
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether these are known to be the same rows as `other`, without looking into tables.
-    fn is(&self, other: &KeyRows<'_>) -> bool {
-        match (self, other) {
-            (KeyRows::Range(first, count), KeyRows::Range(other, n)) => (first, count) == (other, n),
-            _ => false,
-        }
-    }
-
-    /// One more than the highest row.
-    fn end(&self) -> usize {
-        match self {
-            KeyRows::Range(_, 0) => 0,
-            KeyRows::Range(first, count) => first.saturating_add(*count),
-            KeyRows::Table(rows) => rows.iter().max().map_or(0, |r| *r as usize + 1),
-        }
-    }
-
-    /// Row `i` of them.
-    #[inline(always)]
-    fn at(&self, i: usize) -> usize {
-        match self {
-            KeyRows::Range(first, _) => first + i,
-            KeyRows::Table(rows) => rows[i] as usize,
-        }
-    }
-}
-
 /// One attention over cached or fresh keys and values. Head `h` of query `i` is
-/// `softmax(scale * q . k over its key rows, in order) . v`; a query without key rows gives zeros.
+/// `softmax(scale * q . k + bias over the key rows it sees, in order) . v`; a query that sees no key row gives zeros.
+///
+/// Several heads may share a head of keys and values (grouped-query attention: Ainslie et al. 2023), and values may be a part
+/// of the keys (multi-head latent attention: DeepSeek-V2, section 2.1): `k` and `v` are then the same slice.
 pub struct Attend<'a, T = f32> {
     /// Queries: head `h` of query `i` starts at `i * q_stride + h * head_dim`.
     pub q: &'a [f32],
     /// Elements between the starts of two queries.
     pub q_stride: usize,
-    /// Keys: head `h` of row `r` starts at `r * kv_stride + h * head_dim`.
+    /// Keys: head `j` of row `r` starts at `r * k_stride + j * head_dim`.
     pub k: &'a [T],
-    /// Values, laid out as the keys.
+    /// Elements between the starts of two rows of keys.
+    pub k_stride: usize,
+    /// Values: head `j` of row `r` starts at `r * v_stride + j * v_dim`.
     pub v: &'a [T],
-    /// Elements between the starts of two rows of keys, and of values.
-    pub kv_stride: usize,
-    /// Number of heads.
+    /// Elements between the starts of two rows of values.
+    pub v_stride: usize,
+    /// Number of heads of queries, a multiple of `kv_heads`.
     pub heads: usize,
-    /// Elements of a head.
+    /// Number of heads of keys and values: head `h` reads head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Elements of a head of queries and keys.
     pub head_dim: usize,
+    /// Elements of a head of values and of `out`.
+    pub v_dim: usize,
     /// Factor on `q . k`.
     pub scale: f32,
     /// The key rows of each query; as many as there are queries.
     pub rows: &'a [KeyRows<'a>],
-    /// `[queries, heads * head_dim]`
+    /// How many of its key rows a query sees, the last ones; all if none.
+    pub window: Option<usize>,
+    /// A further logit in the softmax of each head, `[heads]`, whose value counts for nothing (gpt-oss).
+    pub sinks: Option<&'a [f32]>,
+    /// What is added to scores by distance.
+    pub bias: Option<Bias<'a>>,
+    /// `[queries, heads * v_dim]`
     pub out: &'a mut [f32],
 }
 
 impl<T> Attend<'_, T> {
     fn check(&self) {
-        let (width, queries) = (self.heads * self.head_dim, self.rows.len());
+        let queries = self.rows.len();
+        assert!(
+            self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads),
+            "attend: {} heads can't share {} heads of keys",
+            self.heads,
+            self.kv_heads
+        );
         assert_eq!(
             self.out.len(),
-            queries * width,
+            queries * self.heads * self.v_dim,
             "attend: out doesn't fit {queries} queries"
         );
-        let fits = |len: usize, rows: usize, stride: usize| {
+        let fits = |len: usize, rows: usize, stride: usize, width: usize| {
             rows == 0 || (rows - 1).saturating_mul(stride).saturating_add(width) <= len
         };
         assert!(
-            fits(self.q.len(), queries, self.q_stride),
+            fits(self.q.len(), queries, self.q_stride, self.heads * self.head_dim),
             "attend: q is too short for {queries} queries"
         );
         let end = self.rows.iter().map(KeyRows::end).max().unwrap_or(0);
         assert!(
-            fits(self.k.len(), end, self.kv_stride),
+            fits(self.k.len(), end, self.k_stride, self.kv_heads * self.head_dim),
             "attend: key row {end} is beyond the end"
         );
         assert!(
-            fits(self.v.len(), end, self.kv_stride),
+            fits(self.v.len(), end, self.v_stride, self.kv_heads * self.v_dim),
             "attend: value row {end} is beyond the end"
         );
+        if let Some(sinks) = self.sinks {
+            assert_eq!(sinks.len(), self.heads, "attend: as many sinks as heads");
+        }
+        if let Some(bias) = &self.bias {
+            let table = self.heads * (2 * bias.reach + 1);
+            assert_eq!(bias.table.len(), table, "attend: a bias for each head and distance");
+            assert_eq!(bias.positions.len(), queries, "attend: a place for each query");
+        }
+    }
+
+    /// The head of keys and values that a head reads.
+    #[inline(always)]
+    fn kv_head(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads)
+    }
+
+    /// Where a head of a query starts in `q`.
+    #[inline(always)]
+    fn q_at(&self, query: usize, head: usize) -> usize {
+        query * self.q_stride + head * self.head_dim
+    }
+
+    /// Where a head of a query starts in `out`.
+    #[inline(always)]
+    fn out_at(&self, query: usize, head: usize) -> usize {
+        (query * self.heads + head) * self.v_dim
+    }
+
+    /// The softmax of a head before its first key.
+    #[inline(always)]
+    fn start(&self, head: usize) -> Running {
+        match self.sinks {
+            Some(sinks) => Running::after(sinks[head]),
+            None => Running::START,
+        }
     }
 }
 
@@ -138,15 +153,27 @@ impl Cpu {
     ///
     /// # Panics
     /// If a query, a key row or `out` lies outside its buffer.
-    pub fn attend<T: Element>(&self, mut a: Attend<'_, T>) {
+    pub fn attend<T: Element>(&self, a: Attend<'_, T>) {
         a.check();
-        let keys: usize = a.rows.iter().map(KeyRows::len).sum();
-        let nanoseconds = (keys * a.heads * (a.head_dim + 16)) as f64 * 0.05;
+        T::attend(self, a);
+    }
+
+    /// [`Cpu::attend`] of what has been checked.
+    fn attend_all<T: Element>(&self, mut a: Attend<'_, T>) {
+        let keys: usize = a.rows.iter().map(|r| r.seen(a.window).len()).sum();
+        let nanoseconds = (keys * a.heads * ((a.head_dim + a.v_dim) / 2 + 16)) as f64 * 0.05;
         let mut tasks = TASKS.take();
-        plan::plan(a.rows, a.heads, self.threads(), &mut tasks);
+        let asked = Asked {
+            rows: a.rows,
+            window: a.window,
+            heads: a.heads,
+            group: a.heads / a.kv_heads,
+        };
+        asked.plan(self.threads(), &mut tasks);
         let out = Shared(a.out.as_mut_ptr());
         a.out = &mut [];
         let a = &a;
+        let grouped = a.heads > a.kv_heads || std::env::var("GROUPED").is_ok();
         self.for_each(tasks.len(), nanoseconds, |task| {
             let Task { queries, heads, shared } = tasks[task].clone();
             SCRATCH.with_borrow_mut(|scratch| {
@@ -161,6 +188,7 @@ impl Cpu {
                             scratch,
                             out,
                         }),
+                        false if grouped => self.isa().run(groups::Groups::new(a, queries, heads, scratch, out)),
                         false => self.isa().run(rows::Rows {
                             a,
                             queries,

@@ -2,7 +2,7 @@
 use std::ops::Range;
 
 use super::element::{load, load_part};
-use super::softmax::Running;
+use super::softmax::{Running, Weigh};
 use super::{Attend, Element, KeyRows, KEYS};
 use crate::device::cpu::isa::Kernel;
 use crate::device::cpu::lanes::Lanes;
@@ -31,17 +31,22 @@ impl<T: Element> Kernel for Rows<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(mut self) {
         let mut ahead = Ahead::new(&self);
-        if self.a.head_dim == 64 || self.a.head_dim == 128 {
+        let (a, d) = (self.a, self.a.head_dim);
+        let plain =
+            a.heads == a.kv_heads && d == a.v_dim && a.window.is_none() && a.bias.is_none() && a.sinks.is_none();
+        let d = if plain { d } else { 0 };
+        if d == 64 || d == 128 {
             ahead.ask::<L, T>(&self, AHEAD);
         }
         for query in self.queries.clone() {
-            match self.a.head_dim {
+            match d {
                 64 => self.query::<L, 4, 4>(query, &mut ahead),
                 128 => self.query::<L, 2, 8>(query, &mut ahead),
-                _ => self.heads.clone().for_each(
-                    #[inline(always)]
-                    |head| self.one_head::<L, 0>(query, head),
-                ),
+                _ => {
+                    for head in self.heads.clone() {
+                        self.one_head::<L, 0>(query, head);
+                    }
+                }
             }
         }
     }
@@ -75,9 +80,10 @@ impl Ahead {
             if self.query == task.queries.end {
                 return;
             }
-            let at = a.rows[self.query].at(self.key) * a.kv_stride + task.heads.start * a.head_dim;
+            let (row, offset) = (a.rows[self.query].at(self.key), task.heads.start * a.head_dim);
             let bytes = task.heads.len() * a.head_dim * size_of::<T>();
-            for row in [a.k.as_ptr().add(at), a.v.as_ptr().add(at)] {
+            let (k, v) = (row * a.k_stride + offset, row * a.v_stride + offset);
+            for row in [a.k.as_ptr().add(k), a.v.as_ptr().add(v)] {
                 for byte in (0..bytes).step_by(LINE) {
                     L::prefetch_l2(row.cast::<u8>().add(byte).cast());
                 }
@@ -137,7 +143,7 @@ impl<T: Element> Rows<'_, T> {
                 }
             }
             for (i, key) in keys.enumerate() {
-                let v = self.a.v.as_ptr().add(offset + rows.at(key) * self.a.kv_stride);
+                let v = self.a.v.as_ptr().add(offset + rows.at(key) * self.a.v_stride);
                 for (h, sums) in sums.iter_mut().enumerate() {
                     let p = L::splat(*self.scores.get_unchecked(h * KEYS + i));
                     for (j, sum) in sums.iter_mut().enumerate() {
@@ -173,7 +179,7 @@ impl<T: Element> Rows<'_, T> {
             if let Some(ahead) = &mut ahead {
                 ahead.ask::<L, T>(self, 1);
             }
-            let k = k.add(rows.at(key) * a.kv_stride);
+            let k = k.add(rows.at(key) * a.k_stride);
             let mut products = [L::splat(0.0); 4];
             for h in 0..H {
                 products[h] = dot_held(held[h], k.add(h * N * 16));
@@ -188,43 +194,49 @@ impl<T: Element> Rows<'_, T> {
     /// One query and head. `N` is the number of its vectors, or 0 for a head of any length.
     #[inline(always)]
     unsafe fn one_head<L: Lanes, const N: usize>(&mut self, query: usize, head: usize) {
-        let a = self.a;
-        let (d, offset) = (a.head_dim, head * a.head_dim);
-        let rows = a.rows[query];
-        let q = a.q.as_ptr().add(query * a.q_stride + offset);
-        let (k, v) = (a.k.as_ptr().add(offset), a.v.as_ptr().add(offset));
+        let (a, rows) = (self.a, self.a.rows[query]);
+        let (d, shared) = (a.head_dim, a.kv_head(head));
+        let q = a.q.as_ptr().add(a.q_at(query, head));
+        let (k, v) = (a.k.as_ptr().add(shared * d), a.v.as_ptr().add(shared * a.v_dim));
         let held: [L; N] = vectors(q);
-        let out = self.out.at((query * a.heads + head) * d);
-        std::slice::from_raw_parts_mut(out, d).fill(0.0);
-        let mut softmax = Running::START;
-        for start in (0..rows.len()).step_by(KEYS) {
-            let count = KEYS.min(rows.len() - start);
-            let scores = &mut self.scores[..count];
+        let out = self.out.at(a.out_at(query, head));
+        std::slice::from_raw_parts_mut(out, a.v_dim).fill(0.0);
+        let (mut softmax, seen) = (a.start(head), rows.seen(a.window));
+        for start in (seen.start / KEYS * KEYS..seen.end).step_by(KEYS) {
+            let keys = seen.start.max(start)..seen.end.min(start + KEYS);
+            let (first, count) = (keys.start - start, keys.len());
+            let scores = &mut self.scores[first..first + count];
             for (four, scores) in scores.chunks_mut(4).enumerate() {
                 let mut products = [L::splat(0.0); 4];
                 for (i, product) in products.iter_mut().enumerate().take(scores.len()) {
-                    let k = k.add(rows.at(start + four * 4 + i) * a.kv_stride);
+                    let k = k.add(rows.at(keys.start + four * 4 + i) * a.k_stride);
                     *product = if N == 0 { dot(q, k, d) } else { dot_held(held, k) };
                 }
                 for (score, sum) in scores.iter_mut().zip(L::sum_each(products)) {
                     *score = a.scale * sum;
                 }
             }
-            let factor = L::splat(softmax.take::<L>(padded(&mut *self.scores, count)));
-            let inverse = match start + count == rows.len() {
+            let block = Weigh {
+                query,
+                head,
+                start,
+                keys: first..first + count,
+            };
+            let factor = L::splat(block.run::<L, T>(a, self.scores, &mut softmax));
+            let inverse = match keys.end == seen.end {
                 true => softmax.inverse(),
                 false => 1.0,
             };
             let block = Weighted {
-                scores: &self.scores[..count],
+                scores: &self.scores[first..first + count],
                 rows,
-                start,
+                start: keys.start,
                 v,
-                stride: a.kv_stride,
+                stride: a.v_stride,
                 factor,
                 inverse: L::splat(inverse),
             };
-            block.all(out, d);
+            block.all(out, a.v_dim);
         }
     }
 }
