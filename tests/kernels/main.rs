@@ -1,10 +1,13 @@
 //! The CPU kernels beside their slow twins: equal to the last bit for any number of rows, grouping, thread count and, in
 //! float32 and int8, instruction set.
 mod attention;
+mod gated;
 mod head;
 mod int8;
 mod norms;
 mod products;
+mod rotary;
+mod score;
 
 use sluicegate::device::{Cpu, Dtype, Isa, Linear, Part, Source};
 

@@ -1,5 +1,6 @@
 //! Norms beside double precision.
 use crate::{devices, values};
+use sluicegate::device::Cpu;
 
 #[test]
 fn norms_equal_double_precision_on_every_instruction_set() {
@@ -30,6 +31,36 @@ fn norms_equal_double_precision_on_every_instruction_set() {
                 "d {d}, {}",
                 cpu.isa().name()
             );
+        }
+    }
+}
+
+#[test]
+fn norms_inside_rows_equal_norms_of_what_was_cut_out() {
+    for (stride, offset, runs, d) in [
+        (7, 0, 1, 7),
+        (100, 3, 5, 16),
+        (100, 4, 3, 31),
+        (600, 64, 1, 512),
+        (5, 5, 0, 3),
+    ] {
+        for rows in [0, 1, 40] {
+            let (x, w) = (values(rows * stride, 43), values(d, 44));
+            for cpu in devices() {
+                let mut want = x.clone();
+                for row in want.chunks_exact_mut(stride) {
+                    for run in row[offset..offset + runs * d].chunks_exact_mut(d) {
+                        let from = run.to_vec();
+                        cpu.rms_norm(&from, &w, 1e-6, run);
+                    }
+                }
+                for threads in [1, 2] {
+                    let cpu = Cpu::with_isa(threads, cpu.isa()).unwrap();
+                    let mut out = x.clone();
+                    cpu.rms_norm_within(&mut out, stride, offset, runs, &w, 1e-6);
+                    assert_eq!(out, want, "{rows} rows of {runs} x {d}, {}", cpu.isa().name());
+                }
+            }
         }
     }
 }

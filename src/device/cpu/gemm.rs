@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use super::isa::{Isa, Kernel};
 use super::lanes::Lanes;
-use super::linear::{pack_pair, Line, PANEL};
+use super::linear::{pack_pair, Line, PANEL, VECTOR};
 use super::pool::Shared;
 use super::quantised::QuantisedRows;
-use super::{Dtype, Epilogue, Linear};
+use super::{Activation, Dtype, Epilogue, Linear};
 
 /// Steps of a block: 12 rows of it are 24 KiB, a panel of it 64 KiB.
 const BLOCK: usize = 512;
@@ -91,7 +91,7 @@ struct Tiles<'a> {
     product: Product<'a>,
     /// `[blocks][rows][STRIDE]`
     packed: *mut u32,
-    /// `[rows][vectors][16]`
+    /// `[vectors][rows][16]`
     sums: *mut f32,
 }
 
@@ -190,7 +190,7 @@ impl Tiles<'_> {
             for tile in 0..tiles {
                 // Tiles of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
                 let (first, next) = (tile * rows / tiles, (tile + 1) * rows / tiles);
-                let sums = self.sums.add(first * vectors * 16);
+                let sums = self.sums_at(first, v, v & !1);
                 let lines = |tile: usize| if more { tile * count * 2 / tiles } else { 0 };
                 let t = Tile {
                     a: a.add(first * STRIDE),
@@ -200,6 +200,7 @@ impl Tiles<'_> {
                     ahead: b.wrapping_add((count * 2 + lines(tile)) * 16),
                     lines: lines(tile + 1) - lines(tile),
                     sums,
+                    stride: rows * VECTOR,
                     fresh: start == 0,
                 };
                 t.run::<L, W>(next - first, vectors);
@@ -242,37 +243,79 @@ impl Tiles<'_> {
         }
     }
 
+    /// Where the sums of a row and a vector of outputs lie: vectors of a panel, or more of one tile, side by side.
+    #[inline(always)]
+    unsafe fn sums_at(&self, row: usize, v: usize, first: usize) -> *mut f32 {
+        self.sums.add(((v - first) * self.product.rows.len() + row) * VECTOR)
+    }
+
+    /// The sums of a row and a vector, scaled and with the bias.
+    #[inline(always)]
+    unsafe fn sum<L: Lanes>(&self, row: usize, v: usize, first: usize) -> L {
+        let (p, column) = (&self.product, v * VECTOR);
+        let mut sum = L::load(self.sums_at(row, v, first));
+        if let Some(scales) = p.weights.scales() {
+            let (scale, offset) = p.quantised.scale_and_offset(p.rows.start + row);
+            let whole = sum.whole_plus(offset).mul(L::splat(scale));
+            sum = whole.mul(L::load(scales.as_ptr().add(column)));
+        }
+        if let Some(bias) = p.weights.bias() {
+            sum = sum.add(L::load(bias.as_ptr().add(column)));
+        }
+        sum
+    }
+
+    /// Where the sums of a row go of which `column` is the first, and how many of 16 there are.
+    #[inline(always)]
+    unsafe fn place(&self, row: usize, column: usize) -> (*mut f32, usize) {
+        let p = &self.product;
+        let out = p.out.at((p.rows.start + row - p.origin.0) * p.stride);
+        (out.add(column - p.origin.1), (p.weights.outputs - column).min(VECTOR))
+    }
+
     /// Takes finished sums to where they belong.
     #[inline(always)]
     unsafe fn finish<L: Lanes>(&self, rows: Range<usize>, v: usize, vectors: usize) {
-        let p = &self.product;
-        let (outputs, bias) = (p.weights.outputs, p.weights.bias());
+        if let Epilogue::Gated(activation) = self.product.epilogue {
+            return self.finish_gated::<L>(activation, rows, v, vectors);
+        }
+        let epilogue = self.product.epilogue;
         for row in rows {
-            let out = p.out.at((p.rows.start + row - p.origin.0) * p.stride);
             for j in 0..vectors {
-                let column = (v + j) * 16;
-                if column >= outputs {
+                let column = (v + j) * VECTOR;
+                if column >= self.product.weights.outputs {
                     break;
                 }
-                let mut sum = L::load(self.sums.add((row * vectors + j) * 16));
-                if let Some(scales) = p.weights.scales() {
-                    let (scale, offset) = p.quantised.scale_and_offset(p.rows.start + row);
-                    let whole = sum.whole_plus(offset).mul(L::splat(scale));
-                    sum = whole.mul(L::load(scales.as_ptr().add(column)));
-                }
-                if let Some(bias) = bias {
-                    sum = sum.add(L::load(bias.as_ptr().add(column)));
-                }
-                if p.epilogue == Epilogue::Relu {
+                let mut sum = self.sum::<L>(row, v + j, v & !1);
+                if epilogue == Epilogue::Relu {
                     // Zero first: a NaN stays one.
                     sum = L::splat(0.0).max(sum);
                 }
-                let (to, n) = (out.add(column - p.origin.1), outputs - column);
-                match (p.epilogue == Epilogue::Add, n >= 16) {
+                let (to, n) = self.place(row, column);
+                match (epilogue == Epilogue::Add, n == VECTOR) {
                     (true, true) => L::load(to).add(sum).store(to),
                     (true, false) => L::load_part(to, n, 0.0).add(sum).store_part(to, n),
                     (false, true) => sum.store(to),
                     (false, false) => sum.store_part(to, n),
+                }
+            }
+        }
+    }
+
+    /// As [`finish`](Self::finish), for panels of a vector of gates and one of up projections. Where vectors are taken one
+    /// by one, the gates wait for their projections.
+    #[inline(always)]
+    unsafe fn finish_gated<L: Lanes>(&self, activation: Activation, rows: Range<usize>, v: usize, vectors: usize) {
+        let first = v & !1;
+        for row in rows {
+            for gate in (first..v + vectors - 1).step_by(2) {
+                let (gates, ups) = (self.sum::<L>(row, gate, first), self.sum::<L>(row, gate + 1, first));
+                let out = activation.apply(gates, ups);
+                let (to, n) = self.place(row, gate / 2 * VECTOR);
+                if n == VECTOR {
+                    out.store(to);
+                } else {
+                    out.store_part(to, n);
                 }
             }
         }
@@ -294,8 +337,10 @@ struct Tile {
     ahead: *const u32,
     /// Cache lines from there on.
     lines: usize,
-    /// `[rows][vectors][16]`
+    /// `[vectors][stride]`, of which `[rows][16]`
     sums: *mut f32,
+    /// Elements from one vector's sums to the next one's.
+    stride: usize,
     /// Whether the sums start from zero.
     fresh: bool,
 }
@@ -340,7 +385,7 @@ impl Tile {
         if !self.fresh {
             for (r, acc) in acc.iter_mut().enumerate() {
                 for (v, acc) in acc.iter_mut().enumerate() {
-                    *acc = L::load(self.sums.add((r * VECTORS + v) * 16));
+                    *acc = L::load(self.sums.add(v * self.stride + r * VECTOR));
                 }
             }
         }
@@ -364,7 +409,7 @@ impl Tile {
         }
         for (r, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
-                acc.store(self.sums.add((r * VECTORS + v) * 16));
+                acc.store(self.sums.add(v * self.stride + r * VECTOR));
             }
         }
     }

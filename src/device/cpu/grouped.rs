@@ -33,7 +33,7 @@ impl Cpu {
     /// `out = epi(x W^T + b)`: `x` is `[rows, inputs]`, `out` `[rows, outputs]`.
     ///
     /// # Panics
-    /// If the lengths don't fit.
+    /// If the lengths don't fit, or the epilogue does not fit the weights (see [`Epilogue::Gated`]).
     pub fn linear(&self, x: &[f32], w: &Linear, epi: Epilogue, out: &mut [f32]) {
         let rows = x.len() / w.inputs;
         assert!(
@@ -61,7 +61,8 @@ impl Cpu {
     /// and in any order; rows in no group are left as they are.
     ///
     /// # Panics
-    /// If groups differ in their shape or share a row, or a row or a source lies outside.
+    /// If groups differ in their shape or share a row, a row or a source lies outside, or the epilogue does not fit the
+    /// weights (see [`Epilogue::Gated`]).
     pub fn grouped_linear(
         &self,
         x: &[f32],
@@ -70,7 +71,7 @@ impl Cpu {
         epi: Epilogue,
         out: &mut [f32],
     ) {
-        check(x, source, groups, out);
+        check(x, source, groups, epi, out);
         let (tasks, nanoseconds) = plan(groups, self.threads());
         let quantised = self.quantise_groups(x, source, groups);
         let out = Shared(out.as_mut_ptr());
@@ -118,7 +119,7 @@ impl Cpu {
     }
 }
 
-fn check(x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>], out: &[f32]) {
+fn check(x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>], epi: Epilogue, out: &[f32]) {
     let Some(Linear { inputs, outputs, .. }) = groups.first().map(|g| g.weights) else {
         return;
     };
@@ -134,6 +135,7 @@ fn check(x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>], out: &[f32]) {
             (w.inputs, w.outputs) == (*inputs, *outputs),
             "grouped_linear: groups of different shapes"
         );
+        w.assert_fits(epi);
         let end = if group.rows.is_empty() { 0 } else { group.rows.end };
         assert!(
             end.saturating_mul(*outputs) <= out.len(),

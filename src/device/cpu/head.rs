@@ -13,7 +13,7 @@ use super::{Cpu, Epilogue, Group, Linear};
 
 /// Rows whose logits against a chunk of outputs are in cache at a time.
 const ROWS: usize = 64;
-/// Candidates that are kept at a time (32 MiB).
+/// Candidates that are kept at a time (32 MiB), or sums of chunks.
 const MOST_CANDIDATES: usize = 4 << 20;
 
 /// A value that is not a number stood where an order was asked for.
@@ -110,7 +110,7 @@ impl Cpu {
     /// bits as from whole rows of logits ([`log_sum_exp`](super::log_sum_exp), [`top_k`]).
     ///
     /// # Panics
-    /// If `x` is no whole number of rows.
+    /// If `x` is no whole number of rows, or the weights are gated.
     pub fn head<'r>(
         &self,
         x: &[f32],
@@ -119,12 +119,33 @@ impl Cpu {
         ruled_out: impl Fn(usize) -> &'r [u32] + Sync,
         found: &mut Tops,
     ) {
+        let rule_out = |row, first: usize, logits: &mut [f32]| {
+            let ruled_out = ruled_out(row);
+            let at = |output: usize| ruled_out.partition_point(|&o| (o as usize) < output);
+            for &output in &ruled_out[at(first)..at(first + logits.len())] {
+                logits[output as usize - first] = f32::NEG_INFINITY;
+            }
+        };
+        self.look(x, w, k, rule_out, found);
+    }
+
+    /// [`Cpu::head`], with `each(row, first, logits)` called for the logits of a row from output `first` on when their
+    /// exponentials are summed and before the best are taken.
+    pub(super) fn look(
+        &self,
+        x: &[f32],
+        w: &Linear,
+        k: usize,
+        each: impl Fn(usize, usize, &mut [f32]) + Sync,
+        found: &mut Tops,
+    ) {
         let (d, rows) = (w.inputs, x.len() / w.inputs);
         assert_eq!(x.len(), rows * d, "head: x is no whole number of rows of {d}");
+        w.assert_fits(Epilogue::Store);
         let (chunks, width) = (w.outputs.div_ceil(CHUNK), k.min(w.outputs));
         // Rows at a time, so that wide searches over large vocabularies don't take much memory.
         let places = width.min(CHUNK);
-        let most = (MOST_CANDIDATES / (chunks * places).max(1)).clamp(1, rows.max(1));
+        let most = (MOST_CANDIDATES / (chunks * places.max(1)).max(1)).clamp(1, rows.max(1));
         found.reset(rows, most, chunks, [width, places]);
         for first in (0..rows).step_by(most) {
             let count = most.min(rows - first);
@@ -142,7 +163,10 @@ impl Cpu {
                 let (chunk, block) = (task / blocks, task % blocks);
                 let rows = block * count / blocks..(block + 1) * count / blocks;
                 self.chunk((x, &quantised), w, rows, chunk, |row, logits, best| {
-                    let part = self.best_of_chunk(logits, chunk * CHUNK, ruled_out(first + row), places, best);
+                    // SAFETY: a device's instruction set is available.
+                    let part = unsafe { self.isa.run(MaxAndSum { row: logits }) };
+                    each(first + row, chunk * CHUNK, logits);
+                    self.best_of_chunk(logits, chunk * CHUNK, places, best);
                     // SAFETY: each chunk of each row has places of its own in both buffers, which live until all are
                     // done; no more than `places` are the best.
                     unsafe {
@@ -171,30 +195,19 @@ impl Cpu {
         }
     }
 
-    /// The best of a row's logits of the outputs from `first` on, into `best` (nothing if one is NaN); gives the largest
-    /// logit and the sum of exponentials, ruled out ones included.
-    fn best_of_chunk(
-        &self,
-        logits: &mut [f32],
-        first: usize,
-        ruled_out: &[u32],
-        width: usize,
-        best: &mut Vec<(f32, u32)>,
-    ) -> (f32, f32) {
-        // SAFETY: a device's instruction set is available.
-        let part = unsafe { self.isa.run(MaxAndSum { row: logits }) };
-        let at = |output: usize| ruled_out.partition_point(|&o| (o as usize) < output);
-        for &output in &ruled_out[at(first)..at(first + logits.len())] {
-            logits[output as usize - first] = f32::NEG_INFINITY;
+    /// The best `k` of a row's logits of the outputs from `first` on, into `best` (nothing if one is NaN).
+    fn best_of_chunk(&self, logits: &[f32], first: usize, k: usize, best: &mut Vec<(f32, u32)>) {
+        best.clear();
+        if k == 0 {
+            return;
         }
-        let (row, k, out) = (&*logits, width, &mut *best);
-        // SAFETY: as above.
+        let (row, out) = (logits, &mut *best);
+        // SAFETY: a device's instruction set is available.
         if unsafe { self.isa.run(TopK { row, k, out }) }.is_err() {
             // The NaN is in the sum.
             best.clear();
         }
         best.iter_mut().for_each(|b| b.1 += first as u32);
-        part
     }
 
     /// Calls `each(row, logits, scratch)` for `rows` with their logits of one chunk of outputs.

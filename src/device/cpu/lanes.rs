@@ -24,6 +24,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn sub(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn div(self, b: Self) -> Self;
     /// `if self > b { self } else { b }`: a NaN in either gives `b`.
     unsafe fn max(self, b: Self) -> Self;
     /// `if self < b { self } else { b }`: a NaN in either gives `b`.
@@ -167,6 +168,10 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn mul(self, b: Self) -> Self {
         self.map(b, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, b: Self) -> Self {
+        self.map(b, |a, b| a / b)
     }
     #[inline(always)]
     unsafe fn max(self, b: Self) -> Self {

@@ -44,6 +44,10 @@ impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
         Self(_mm512_mul_ps(self.0, b.0))
     }
     #[inline(always)]
+    unsafe fn div(self, b: Self) -> Self {
+        Self(_mm512_div_ps(self.0, b.0))
+    }
+    #[inline(always)]
     unsafe fn max(self, b: Self) -> Self {
         Self(_mm512_max_ps(self.0, b.0))
     }
@@ -170,6 +174,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn mul(self, b: Self) -> Self {
         Self(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn div(self, b: Self) -> Self {
+        Self(_mm256_div_ps(self.0, b.0), _mm256_div_ps(self.1, b.1))
     }
     #[inline(always)]
     unsafe fn max(self, b: Self) -> Self {

@@ -1,12 +1,15 @@
 //! Weights packed for the product kernels.
 use anyhow::{ensure, Result};
-use half::{bf16, f16};
 
 use super::memory::Lines;
 use super::quantised::{byte, inverse, largest, scale_of};
+use super::source::{Column, Part};
+use super::Epilogue;
 
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 32;
+/// Outputs of a vector: half a panel.
+pub(super) const VECTOR: usize = 16;
 /// Inputs packed at once, so that what is written to stays in the first-level cache.
 const BLOCK: usize = 64;
 /// Elements from which on packing is worth several threads.
@@ -27,52 +30,6 @@ pub enum Dtype {
     Int8,
 }
 
-/// Weights as a checkpoint stores them, row-major.
-#[derive(Clone, Copy)]
-pub enum Source<'a> {
-    /// 32-bit float.
-    F32(&'a [f32]),
-    /// bfloat16.
-    Bf16(&'a [bf16]),
-    /// IEEE half precision.
-    F16(&'a [f16]),
-}
-
-impl Source<'_> {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Source::F32(s) => s.len(),
-            Source::Bf16(s) => s.len(),
-            Source::F16(s) => s.len(),
-        }
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Elements `start..start + out.len()` as f32.
-    fn read(&self, start: usize, out: &mut [f32]) {
-        let range = start..start + out.len();
-        match self {
-            Source::F32(s) => out.copy_from_slice(&s[range]),
-            Source::Bf16(s) => out.iter_mut().zip(&s[range]).for_each(|(o, w)| *o = w.to_f32()),
-            Source::F16(s) => out.iter_mut().zip(&s[range]).for_each(|(o, w)| *o = w.to_f32()),
-        }
-    }
-}
-
-/// One matrix of a [`Linear`]; several are stacked along the outputs (query, key and value as one product).
-#[derive(Clone, Copy)]
-pub struct Part<'a> {
-    /// `[outputs, inputs]`, row-major.
-    pub weights: Source<'a>,
-    /// `[outputs]`
-    pub bias: Option<&'a [f32]>,
-}
-
 /// A cache line of packed weights: 16 f32, 16 pairs of bfloat16, or 16 fours of bytes.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
@@ -83,11 +40,15 @@ pub(super) struct Line(pub [u32; 16]);
 /// Outputs are cut in panels of 32, the last one padded with zeros. A panel holds, input after input, the 32 weights:
 /// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`; in int8, four
 /// after four: `[outputs / 32][inputs / 4][32][4]`, 128 added to each, as `vpdpbusd` wants one of its factors unsigned.
+///
+/// Gated (see [`Linear::pack_gated`]), a panel holds 16 gates and then the 16 up projections that they belong to.
 #[derive(Clone)]
 pub struct Linear {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) dtype: Dtype,
+    /// Whether a panel is 16 gates and 16 up projections rather than 32 outputs.
+    pub(super) gated: bool,
     lines: Lines,
     /// What the bytes of each output are multiples of, in int8; padded to whole panels.
     scales: Option<Vec<f32>>,
@@ -111,37 +72,57 @@ impl Linear {
     /// # Errors
     /// As [`Linear::pack`].
     pub fn pack_with(threads: usize, inputs: usize, parts: &[Part<'_>], dtype: Dtype) -> Result<Linear> {
+        Linear::pack_panels(threads, inputs, [parts, &[]], dtype)
+    }
+
+    /// Packs the gates and up projections of a gated feed-forward layer, each some parts stacked to `[F, inputs]`, into one
+    /// product of F outputs `act(gate) * up`: for [`Epilogue::Gated`](super::Epilogue::Gated) only. With `threads` threads
+    /// where it is worth them.
+    ///
+    /// # Errors
+    /// As [`Linear::pack`]; and if there are not as many gates as up projections.
+    pub fn pack_gated(
+        threads: usize,
+        inputs: usize,
+        gate: &[Part<'_>],
+        up: &[Part<'_>],
+        dtype: Dtype,
+    ) -> Result<Linear> {
+        let outputs = |parts: &[Part<'_>]| parts.iter().map(|p| p.outputs(inputs.max(1))).sum::<usize>();
+        ensure!(
+            outputs(gate) == outputs(up),
+            "weights to pack: found {} gates and {} up projections, expected as many of each; are their shapes right?",
+            outputs(gate),
+            outputs(up)
+        );
+        Ok(Linear {
+            gated: true,
+            ..Linear::pack_panels(threads, inputs, [gate, up], dtype)?
+        })
+    }
+
+    /// Packs the outputs of the first parts, in panels of 32; or of both, in panels of 16 of each, where there are second
+    /// ones.
+    fn pack_panels(threads: usize, inputs: usize, parts: [&[Part<'_>]; 2], dtype: Dtype) -> Result<Linear> {
         ensure!(inputs > 0, "weights to pack: rows of 0 inputs, expected at least 1");
         ensure!(
             dtype != Dtype::Int8 || inputs <= MOST_BYTES,
             "weights to pack: rows of {inputs} inputs, expected at most {MOST_BYTES} in int8; choose another dtype"
         );
-        let mut outputs = 0;
-        for (i, part) in parts.iter().enumerate() {
-            let (len, rows) = (part.weights.len(), part.weights.len() / inputs);
-            ensure!(
-                len == rows * inputs,
-                "weights to pack, part {i}: found {len} elements, expected a multiple of {inputs}; is its shape right?"
-            );
-            if let Some(b) = part.bias {
-                ensure!(
-                    b.len() == rows,
-                    "bias to pack, part {i}: found {} elements, expected {rows}",
-                    b.len()
-                );
-            }
-            outputs += rows;
+        for (i, part) in parts.iter().copied().flatten().enumerate() {
+            part.check(inputs, i)?;
         }
-        let steps = steps(inputs, dtype);
-        let panels = outputs.div_ceil(PANEL);
+        let outputs = parts[0].iter().map(|part| part.outputs(inputs)).sum();
+        let order = Order::new(inputs, parts, outputs);
+        let (steps, panels) = (steps(inputs, dtype), order.panels());
         let (mut lines, mut scales) = (Lines::zeros(panels * steps * 2), vec![0.0; panels * PANEL]);
         let pack = |first: usize, lines: &mut [Line], scales: &mut [f32]| {
             let panels = lines.chunks_exact_mut(steps * 2).zip(scales.chunks_exact_mut(PANEL));
             for (i, (panel, scales)) in panels.enumerate() {
-                pack_panel(inputs, parts, dtype, (first + i) * PANEL, panel, scales);
+                pack_panel(inputs, &order.columns(first + i), dtype, panel, scales);
             }
         };
-        let run = if outputs * inputs > LARGE {
+        let run = if panels * PANEL * inputs > LARGE {
             panels.div_ceil(threads.max(1))
         } else {
             panels
@@ -160,9 +141,10 @@ impl Linear {
             inputs,
             outputs,
             dtype,
+            gated: false,
             lines,
             scales: (dtype == Dtype::Int8).then_some(scales),
-            bias: stack_bias(inputs, parts, outputs),
+            bias: order.bias(),
         })
     }
 
@@ -181,7 +163,7 @@ impl Linear {
         self.inputs
     }
 
-    /// Length of an output row (n).
+    /// Length of an output row (n); gates and up projections that belong together count once.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
@@ -190,8 +172,9 @@ impl Linear {
     /// tied to it needs no copy. `out` is `[inputs]`.
     ///
     /// # Panics
-    /// If there is no such row, or `out` has another length.
+    /// If there is no such row, `out` has another length, or the weights are gated.
     pub fn embedding(&self, row: usize, out: &mut [f32]) {
+        assert!(!self.gated, "gated weights are no embedding");
         assert!(row < self.outputs, "row {row} of {} outputs", self.outputs);
         assert_eq!(out.len(), self.inputs, "room for a row of other length");
         let steps = self.steps();
@@ -219,12 +202,21 @@ impl Linear {
 
     /// Number of panels.
     pub(super) fn panels(&self) -> usize {
-        self.outputs.div_ceil(PANEL)
+        self.outputs.div_ceil(if self.gated { VECTOR } else { PANEL })
     }
 
     /// Steps of a kernel over the inputs: one a step, a pair, or four.
     pub(super) fn steps(&self) -> usize {
         steps(self.inputs, self.dtype)
+    }
+
+    /// Panics if the epilogue is not one for these weights.
+    pub(super) fn assert_fits(&self, epilogue: Epilogue) {
+        match (self.gated, matches!(epilogue, Epilogue::Gated(_))) {
+            (true, false) => panic!("{epilogue:?} of gated weights: they go with Epilogue::Gated only"),
+            (false, true) => panic!("{epilogue:?} of plain weights: it goes with those of Linear::pack_gated only"),
+            _ => {}
+        }
     }
 
     /// The packed words.
@@ -251,47 +243,103 @@ fn steps(inputs: usize, dtype: Dtype) -> usize {
     }
 }
 
-fn stack_bias(inputs: usize, parts: &[Part<'_>], outputs: usize) -> Option<Vec<f32>> {
-    parts.iter().find(|p| p.bias.is_some())?;
-    let mut stacked = Vec::with_capacity(outputs.next_multiple_of(PANEL));
-    for part in parts {
-        match part.bias {
-            Some(b) => stacked.extend_from_slice(b),
-            None => stacked.resize(stacked.len() + part.weights.len() / inputs, 0.0),
-        }
-    }
-    stacked.resize(outputs.next_multiple_of(PANEL), 0.0);
-    Some(stacked)
+/// Which outputs of which parts stand where in the panels.
+struct Order<'a> {
+    inputs: usize,
+    /// What alternates in a panel: 32 of the one, or 16 of each.
+    turns: Vec<&'a [Part<'a>]>,
+    /// Of each.
+    outputs: usize,
 }
 
-/// Packs outputs `first..first + 32`, and finds their scales for int8.
-fn pack_panel(inputs: usize, parts: &[Part<'_>], dtype: Dtype, first: usize, panel: &mut [Line], scales: &mut [f32]) {
-    let mut columns = [None; PANEL];
-    let all = parts
-        .iter()
-        .flat_map(|p| (0..p.weights.len() / inputs).map(move |row| (p.weights, row * inputs)));
-    columns
-        .iter_mut()
-        .zip(all.skip(first))
-        .for_each(|(column, from)| *column = Some(from));
+impl<'a> Order<'a> {
+    fn new(inputs: usize, [first, second]: [&'a [Part<'a>]; 2], outputs: usize) -> Order<'a> {
+        let mut turns = vec![first];
+        turns.extend((!second.is_empty()).then_some(second));
+        Order { inputs, turns, outputs }
+    }
+
+    /// Outputs of one turn.
+    fn width(&self) -> usize {
+        PANEL / self.turns.len()
+    }
+
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(self.width())
+    }
+
+    /// What stands in the 32 columns of a panel.
+    fn columns(&self, panel: usize) -> [Option<Column<'a>>; PANEL] {
+        let mut columns = [None; PANEL];
+        for (columns, parts) in columns.chunks_exact_mut(self.width()).zip(&self.turns) {
+            // The output to be found, counted from the first of the part in hand.
+            let mut output = panel * self.width();
+            let mut columns = columns.iter_mut().peekable();
+            for part in *parts {
+                let here = part.outputs(self.inputs);
+                while output < here {
+                    let Some(column) = columns.next() else { break };
+                    *column = Some(part.column(self.inputs, output));
+                    output += 1;
+                }
+                if columns.peek().is_none() {
+                    break;
+                }
+                output -= here;
+            }
+        }
+        columns
+    }
+
+    /// All biases in the order of the panels, those that are not there zero; nothing if none is there.
+    fn bias(&self) -> Option<Vec<f32>> {
+        self.turns.iter().copied().flatten().find(|p| p.bias.is_some())?;
+        let mut ordered = vec![0.0; self.panels() * PANEL];
+        for (turn, parts) in self.turns.iter().enumerate() {
+            let biases = parts.iter().flat_map(|part| {
+                let of = |output| part.bias.map_or(0.0, |bias| bias[output]);
+                (0..part.outputs(self.inputs)).map(of)
+            });
+            for (output, bias) in biases.enumerate() {
+                let (panel, column) = (output / self.width(), output % self.width());
+                ordered[panel * PANEL + turn * self.width() + column] = bias;
+            }
+        }
+        Some(ordered)
+    }
+}
+
+/// Packs the outputs at `columns`, and finds their scales for int8.
+fn pack_panel(
+    inputs: usize,
+    columns: &[Option<Column<'_>>; PANEL],
+    dtype: Dtype,
+    panel: &mut [Line],
+    scales: &mut [f32],
+) {
+    let there = || {
+        columns
+            .iter()
+            .enumerate()
+            .filter_map(|(i, from)| Some((i, from.as_ref()?)))
+    };
     let mut read = [0.0; BLOCK];
     if dtype == Dtype::Int8 {
-        for (scale, (weights, offset)) in scales.iter_mut().zip(columns.iter().flatten()) {
+        for (column, from) in there() {
             let mut most = 0;
             for start in (0..inputs).step_by(BLOCK) {
                 let values = &mut read[..BLOCK.min(inputs - start)];
-                weights.read(offset + start, values);
+                from.read(start, values);
                 most = most.max(largest(values));
             }
-            *scale = scale_of(most);
+            scales[column] = scale_of(most);
         }
     }
     for start in (0..inputs).step_by(BLOCK) {
         let values = &mut read[..BLOCK.min(inputs - start)];
-        for (column, from) in columns.iter().enumerate() {
-            let Some((weights, offset)) = from else { break };
-            weights.read(offset + start, values);
-            let (half, lane) = (column / 16, column % 16);
+        for (column, from) in there() {
+            from.read(start, values);
+            let (half, lane) = (column / VECTOR, column % VECTOR);
             match dtype {
                 Dtype::F32 => {
                     for (i, w) in values.iter().enumerate() {
@@ -341,7 +389,9 @@ pub(super) fn round_to_bf16(x: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Source;
     use super::*;
+    use half::bf16;
 
     #[test]
     fn rounding_is_that_of_half() {
@@ -410,22 +460,18 @@ mod tests {
 
     #[test]
     fn wrong_shapes_are_refused() {
-        let refused = |weights: &[f32], bias: Option<&[f32]>| {
-            let part = Part {
-                weights: Source::F32(weights),
-                bias,
-            };
-            Linear::pack(3, &[part], Dtype::F32)
-                .err()
-                .map(|e| e.to_string())
-                .unwrap_or_default()
+        let part = |n: usize| Part {
+            weights: Source::F32(&[0.0; 12][..n]),
+            bias: None,
         };
-        assert!(refused(&[0.0; 7], None).contains("found 7 elements, expected a multiple of 3"));
-        assert!(refused(&[0.0; 6], Some(&[0.0; 3])).contains("found 3 elements, expected 2"));
         let long = Linear::pack(MOST_BYTES + 1, &[], Dtype::Int8)
             .err()
             .unwrap()
             .to_string();
         assert!(long.contains("131073") && long.contains("another dtype"), "{long}");
+        let uneven = Linear::pack_gated(1, 3, &[part(12)], &[part(6), part(3)], Dtype::F32);
+        let uneven = uneven.err().unwrap().to_string();
+        assert!(uneven.contains("4 gates and 3 up projections"), "{uneven}");
+        assert!(Linear::pack_gated(1, 0, &[], &[], Dtype::F32).is_err());
     }
 }

@@ -254,7 +254,7 @@ impl<T> Shared<T> {
     ///
     /// # Safety
     /// It lies inside the buffer.
-    pub(super) unsafe fn at(self, offset: usize) -> *mut T {
+    pub(super) unsafe fn at(&self, offset: usize) -> *mut T {
         // SAFETY: the caller's.
         unsafe { self.0.add(offset) }
     }
@@ -289,6 +289,18 @@ mod tests {
                     // Long enough for the helpers to fall asleep.
                     std::thread::sleep(3 * PATIENCE);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_item_is_handed_out_once_with_its_number() {
+        for threads in [1, 3] {
+            let cpu = super::super::Cpu::new(threads).unwrap();
+            for count in [0, 1, 2, 100] {
+                let mut items = vec![(0, 0); count];
+                cpu.for_each_of(&mut items, LARGE, |i, item| *item = (i, item.1 + 1));
+                assert_eq!(items, (0..count).map(|i| (i, 1)).collect::<Vec<_>>());
             }
         }
     }

@@ -12,7 +12,7 @@ use super::blocks::{Dense, Loader, Norm, Sinusoids};
 use super::cache::CacheType;
 use super::inventory::Expected;
 use super::{Architecture, Loading, Model, Shape, SpecialTokens};
-use crate::device::Linear;
+use crate::device::{Epilogue, Linear};
 use crate::moe::dispatch::Owners;
 use crate::moe::gate::Rule;
 use crate::moe::layer::{Expert, MoeLayer};
@@ -63,7 +63,7 @@ struct DecoderLayer {
 
 enum FeedForward {
     Dense(Dense),
-    Sparse(MoeLayer),
+    Sparse(Box<MoeLayer>),
 }
 
 /// Reads the model for one rank of a group.
@@ -240,17 +240,19 @@ impl Reader<'_> {
             let (up, down) = self.load.feed_forward(&names::expert(layer, e))?;
             Ok(Expert { up, down })
         };
-        Ok(FeedForward::Sparse(MoeLayer {
+        Ok(FeedForward::Sparse(Box::new(MoeLayer {
             index,
             name: names::moe_layer(stack, i),
-            rule: Rule::Top2,
+            rule: Rule::top(2),
             router: self.load.linear_f32(&names::router(layer))?,
+            epilogue: Epilogue::Relu,
             experts: Owners::block(self.config.num_experts, self.ranks, self.rank)
                 .map(expert)
                 .collect::<Result<_>>()?,
+            shared: None,
             owners: Owners::blocks(self.config.num_experts, self.ranks),
             dtype: self.load.dtype,
             scale: 1.0 - self.config.moe_token_dropout,
-        }))
+        })))
     }
 }
