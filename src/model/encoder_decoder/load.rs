@@ -1,6 +1,6 @@
 //! Reading an encoder-decoder's weights for one rank of a group.
 
-use super::spec::{Head, Positions, Spec, Stack, Sublayer};
+use super::spec::{Positions, Spec, Stack, Sublayer};
 use super::{Attention, Buffers, CrossAttention, Embedding, EncoderDecoder, FeedForward, Half, Layer, RelativeBias};
 use crate::device::Linear;
 use crate::model::blocks::{Dense, Loader, Norm, Sinusoids};
@@ -30,14 +30,13 @@ impl EncoderDecoder {
         };
         let encoder = reader.half(Stack::Encoder)?;
         let mut decoder = reader.half(Stack::Decoder)?;
-        if let Head::Tied { factor } = spec.head {
-            decoder.norm.weight.iter_mut().for_each(|w| *w *= factor);
-            decoder.norm.bias.iter_mut().flatten().for_each(|b| *b *= factor);
-        }
-        let head = match spec.head {
-            Head::Tied { .. } => None,
-            Head::Own(module) => Some(reader.load.linear(&[module])?),
-        };
+        decoder.norm.weight.iter_mut().for_each(|w| *w *= spec.head_scale);
+        decoder
+            .norm
+            .bias
+            .iter_mut()
+            .flatten()
+            .for_each(|b| *b *= spec.head_scale);
         let cross = (0..spec.decoder.sparse.len()).map(|i| reader.cross_attention(i));
         Ok(EncoderDecoder {
             shape: spec.shape(),
@@ -53,7 +52,6 @@ impl EncoderDecoder {
             encoder,
             decoder,
             cross: cross.collect::<Result<_>>()?,
-            head,
             buffers: Buffers::default(),
         })
     }
