@@ -5,8 +5,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use half::bf16;
 use sluicegate::device::{
-    exp_slice, log_sum_exp, top_k, Attend, Cpu, Dtype, Epilogue, Group, KeyRows, Linear, Part, Source,
+    exp_slice, log_sum_exp, top_k, Attend, Cpu, Dtype, Element, Epilogue, Group, KeyRows, Linear, Part, Source,
 };
 
 #[path = "ceiling/mod.rs"]
@@ -126,44 +127,105 @@ fn experts(cpu: &Cpu, word: &str, dtype: Dtype, rows: usize) {
     });
 }
 
+/// Heads of queries, heads of keys, elements of a key, elements of a value.
+type Heads = [usize; 4];
+
 fn attention(cpu: &Cpu, word: &str) {
-    let (heads, head_dim) = (16, 64);
-    let width = heads * head_dim;
-    for (queries, keys, shared) in [(64, 40, false), (32, 256, true)] {
-        let (q, kv) = (
-            values(queries * width),
-            values(if shared { keys } else { queries * keys } * width),
-        );
-        let mut out = vec![0.0; queries * width];
-        let rows: Vec<_> = (0..queries)
-            .map(|i| KeyRows::Range(if shared { 0 } else { i * keys }, keys))
-            .collect();
-        let name = format!(
-            "attend {queries} queries x {keys} keys{}",
-            if shared { " shared" } else { "" }
-        );
-        let flops = 4.0 * (queries * keys * width) as f64;
-        measure(cpu, word, &name, flops, 8.0 * kv.len() as f64, || {
-            cpu.attend(Attend {
-                q: &q,
-                q_stride: width,
-                k: &kv,
-                k_stride: width,
-                v: &kv,
-                v_stride: width,
+    let plain = [16, 16, 64, 64];
+    let own = |queries: usize, keys: usize| (0..queries).map(move |i| KeyRows::Range(i * keys, keys)).collect();
+    attend::<f32>(cpu, word, "64 queries x 40 keys", plain, own(64, 40));
+    attend::<f32>(
+        cpu,
+        word,
+        "32 queries x 256 keys shared",
+        plain,
+        vec![KeyRows::Range(0, 256); 32],
+    );
+    for (heads, name) in [
+        ([8, 8, 64, 64], "8 heads of 64"),
+        ([32, 8, 128, 128], "32 heads over 8 of 128"),
+        ([16, 16, 192, 128], "16 heads of 192 and 128"),
+    ] {
+        for (texts, tokens) in [(64, 128), (16, 1024)] {
+            let causal = |text: usize| (0..tokens).map(move |i| KeyRows::Range(text * tokens, i + 1));
+            let all: Vec<KeyRows> = (0..texts).flat_map(causal).collect();
+            attend::<f32>(
+                cpu,
+                word,
+                &format!("{texts} x {tokens} causal, {name}"),
                 heads,
-                kv_heads: heads,
-                head_dim,
-                v_dim: head_dim,
-                scale: 0.125,
-                rows: &rows,
-                window: None,
-                sinks: None,
-                bias: None,
-                out: &mut out,
-            });
-        });
+                all.clone(),
+            );
+            let tables: Vec<Vec<u32>> = all.iter().map(|rows| rows.iter().map(|r| r as u32).collect()).collect();
+            let tables = tables.iter().map(|table| KeyRows::Table(table)).collect();
+            attend::<f32>(
+                cpu,
+                word,
+                &format!("{texts} x {tokens} one by one, {name}"),
+                heads,
+                tables,
+            );
+        }
     }
+    for (heads, name) in [
+        (plain, "16 heads of 64"),
+        ([16, 16, 128, 128], "16 heads of 128"),
+        ([32, 8, 128, 128], "32 heads over 8 of 128"),
+        ([64, 8, 64, 64], "64 heads over 8 of 64"),
+        ([16, 1, 576, 512], "16 heads over 1 of 576 and 512"),
+    ] {
+        for (queries, keys) in [(32, 200), (4, 4096)] {
+            attend::<bf16>(
+                cpu,
+                word,
+                &format!("{queries} queries x {keys} keys, {name}"),
+                heads,
+                own(queries, keys),
+            );
+        }
+    }
+}
+
+fn attend<T: Element>(
+    cpu: &Cpu,
+    word: &str,
+    name: &str,
+    [heads, kv_heads, head_dim, v_dim]: Heads,
+    rows: Vec<KeyRows>,
+) {
+    let name = format!("attend {name}");
+    if !name.contains(word) {
+        return;
+    }
+    let end = rows.iter().flat_map(KeyRows::iter).max().unwrap_or(0) + 1;
+    let round = |n: usize| values(n).into_iter().map(T::round).collect::<Vec<T>>();
+    // Values are the first elements of the keys.
+    let kv = round(end * kv_heads * head_dim);
+    let q = values(rows.len() * heads * head_dim);
+    let mut out = vec![0.0; rows.len() * heads * v_dim];
+    let pairs = rows.iter().map(KeyRows::len).sum::<usize>() * heads;
+    let flops = 2.0 * (pairs * (head_dim + v_dim)) as f64;
+    let bytes = size_of::<T>() * kv.len() / head_dim * (head_dim + v_dim);
+    measure(cpu, word, &name, flops, bytes as f64, || {
+        cpu.attend(Attend {
+            q: &q,
+            q_stride: heads * head_dim,
+            k: &kv,
+            k_stride: kv_heads * head_dim,
+            v: &kv,
+            v_stride: kv_heads * head_dim,
+            heads,
+            kv_heads,
+            head_dim,
+            v_dim,
+            scale: 0.125,
+            rows: &rows,
+            window: None,
+            sinks: None,
+            bias: None,
+            out: &mut out,
+        });
+    });
 }
 
 /// Work on single rows, in elements rather than operations.

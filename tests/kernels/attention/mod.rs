@@ -1,6 +1,7 @@
 //! Attention beside a slow twin in double precision, and beside itself: to the last bit the same for a query alone, in a
 //! tile with others, over rows named by a range, by two or one by one, over float32 or the same values in bfloat16, with
 //! shared heads of keys written out, on any number of threads and on every instruction set.
+mod causal;
 mod forms;
 mod rows;
 mod stored;

@@ -6,12 +6,16 @@
 //! weighted sum of values runs over the keys in order. [`rows`] and [`tiles`] keep to it both, so that a query's result
 //! doesn't depend on its company.
 mod bias;
+mod chains;
 mod element;
+mod groups;
 mod keys;
+mod pack;
 mod plan;
 mod rows;
 mod softmax;
 mod store;
+mod sums;
 mod tiles;
 
 use std::cell::{Cell, RefCell};
@@ -19,7 +23,7 @@ use std::cell::{Cell, RefCell};
 pub use bias::Bias;
 pub use element::Element;
 pub use keys::KeyRows;
-use plan::Task;
+use plan::{Asked, Task};
 use softmax::Running;
 
 use super::linear::Line;
@@ -149,19 +153,27 @@ impl Cpu {
     ///
     /// # Panics
     /// If a query, a key row or `out` lies outside its buffer.
-    pub fn attend<T: Element>(&self, mut a: Attend<'_, T>) {
+    pub fn attend<T: Element>(&self, a: Attend<'_, T>) {
         a.check();
-        let keys: usize = a.rows.iter().map(KeyRows::len).sum();
-        let nanoseconds = (keys * a.heads * (a.head_dim + 16)) as f64 * 0.05;
+        T::attend(self, a);
+    }
+
+    /// [`Cpu::attend`] of what has been checked.
+    fn attend_all<T: Element>(&self, mut a: Attend<'_, T>) {
+        let keys: usize = a.rows.iter().map(|r| r.seen(a.window).len()).sum();
+        let nanoseconds = (keys * a.heads * ((a.head_dim + a.v_dim) / 2 + 16)) as f64 * 0.05;
         let mut tasks = TASKS.take();
-        plan::plan(a.rows, a.heads, self.threads(), &mut tasks);
-        let plain = a.heads == a.kv_heads && a.head_dim == a.v_dim && a.window.is_none();
-        if !plain || a.bias.is_some() || a.sinks.is_some() {
-            tasks.iter_mut().for_each(|t| t.shared = false);
-        }
+        let asked = Asked {
+            rows: a.rows,
+            window: a.window,
+            heads: a.heads,
+            group: a.heads / a.kv_heads,
+        };
+        asked.plan(self.threads(), &mut tasks);
         let out = Shared(a.out.as_mut_ptr());
         a.out = &mut [];
         let a = &a;
+        let grouped = a.heads > a.kv_heads || std::env::var("GROUPED").is_ok();
         self.for_each(tasks.len(), nanoseconds, |task| {
             let Task { queries, heads, shared } = tasks[task].clone();
             SCRATCH.with_borrow_mut(|scratch| {
@@ -176,6 +188,7 @@ impl Cpu {
                             scratch,
                             out,
                         }),
+                        false if grouped => self.isa().run(groups::Groups::new(a, queries, heads, scratch, out)),
                         false => self.isa().run(rows::Rows {
                             a,
                             queries,

@@ -2,7 +2,7 @@
 use std::ops::Range;
 
 use super::element::{load, load_part};
-use super::softmax::Running;
+use super::softmax::{Running, Weigh};
 use super::{Attend, Element, KeyRows, KEYS};
 use crate::device::cpu::isa::Kernel;
 use crate::device::cpu::lanes::Lanes;
@@ -42,10 +42,11 @@ impl<T: Element> Kernel for Rows<'_, T> {
             match d {
                 64 => self.query::<L, 4, 4>(query, &mut ahead),
                 128 => self.query::<L, 2, 8>(query, &mut ahead),
-                _ => self.heads.clone().for_each(
-                    #[inline(always)]
-                    |head| self.one_head::<L, 0>(query, head),
-                ),
+                _ => {
+                    for head in self.heads.clone() {
+                        self.one_head::<L, 0>(query, head);
+                    }
+                }
             }
         }
     }
@@ -215,17 +216,13 @@ impl<T: Element> Rows<'_, T> {
                     *score = a.scale * sum;
                 }
             }
-            let block = first / 16 * 16..(first + count).next_multiple_of(16);
-            if let Some(bias) = &a.bias {
-                let distances = bias.of(head, query);
-                for i in block.clone().step_by(16) {
-                    let scores = self.scores.as_mut_ptr().add(i);
-                    L::load(scores).add(distances.sixteen(start + i)).store(scores);
-                }
-            }
-            self.scores[block.start..first].fill(f32::NEG_INFINITY);
-            self.scores[first + count..block.end].fill(f32::NEG_INFINITY);
-            let factor = L::splat(softmax.take::<L>(&mut self.scores[block]));
+            let block = Weigh {
+                query,
+                head,
+                start,
+                keys: first..first + count,
+            };
+            let factor = L::splat(block.run::<L, T>(a, self.scores, &mut softmax));
             let inverse = match keys.end == seen.end {
                 true => softmax.inverse(),
                 false => 1.0,

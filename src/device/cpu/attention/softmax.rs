@@ -1,5 +1,7 @@
 //! The softmax of a query whose keys come in blocks.
-use super::KEYS;
+use std::ops::Range;
+
+use super::{Attend, KEYS};
 use crate::device::cpu::exp::{exp_and_sum, exp_lanes, finite_or_zero, max_of};
 use crate::device::cpu::lanes::Lanes;
 
@@ -54,5 +56,38 @@ impl Running {
             true => 0.0,
             false => 1.0 / self.sum,
         }
+    }
+}
+
+/// A head of a query, a block of keys, and those that the query sees of it, at least one, by their places in the block.
+pub(super) struct Weigh {
+    pub query: usize,
+    pub head: usize,
+    /// First key of the block among those of the query.
+    pub start: usize,
+    pub keys: Range<usize>,
+}
+
+impl Weigh {
+    /// Makes `exp(score - max)` of the block's scaled products `scores`, each at its place, and takes them into `softmax`.
+    /// Returns the factor that corrects what was summed before.
+    #[inline(always)]
+    pub(super) unsafe fn run<L: Lanes, T>(self, a: &Attend<'_, T>, scores: &mut [f32], softmax: &mut Running) -> f32 {
+        let Range { start: first, end } = self.keys;
+        let whole = first / 16 * 16..end.next_multiple_of(16);
+        let scores = &mut scores[whole.clone()];
+        if let Some(bias) = &a.bias {
+            let distances = bias.of(self.head, self.query);
+            for (i, scores) in scores.chunks_exact_mut(16).enumerate() {
+                let bias = distances.sixteen::<L>(self.start + whole.start + i * 16);
+                L::load(scores.as_ptr()).add(bias).store(scores.as_mut_ptr());
+            }
+        }
+        scores[..first - whole.start].fill(f32::NEG_INFINITY);
+        if end < whole.end {
+            let last = scores.as_mut_ptr().add(scores.len() - 16);
+            L::load_part(last, end % 16, f32::NEG_INFINITY).store(last);
+        }
+        softmax.take::<L>(scores)
     }
 }
