@@ -86,6 +86,20 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A token id or a list of them, each way as a list.
+    ///
+    /// # Errors
+    /// If the value is anything else.
+    pub fn tokens(&self, key: &str) -> Result<Option<Vec<u32>>> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        self.typed(key, "a token id or a list of them", |value| match value {
+            // An empty list of ends would mean that no output ever ends: more likely a mistake.
+            Value::Array(list) if list.is_empty() => None,
+            Value::Array(list) => list.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        })
+    }
+
     /// A number.
     ///
     /// # Errors

@@ -120,9 +120,7 @@ impl GenerationDefaults {
             no_repeat_ngram_size: fields.whole("no_repeat_ngram_size", 0..=MOST)?.unwrap_or(0),
             decoder_start_token_id: fields.token("decoder_start_token_id")?,
             bos_token_id: fields.token("bos_token_id")?,
-            eos_token_ids: fields
-                .typed("eos_token_id", "a token id or a list of them", token_ids)?
-                .unwrap_or_default(),
+            eos_token_ids: fields.tokens("eos_token_id")?.unwrap_or_default(),
             pad_token_id: fields.token("pad_token_id")?,
             forced_bos_token_id: fields.token("forced_bos_token_id")?,
             forced_eos_token_id: fields.token("forced_eos_token_id")?,
@@ -140,17 +138,6 @@ impl GenerationDefaults {
             (None, Some(length)) if length != DEFAULT_MAX_LENGTH => length,
             _ => start + DEFAULT_MAX_LENGTH,
         }
-    }
-}
-
-/// One id or a list of ids.
-fn token_ids(value: &Value) -> Option<Vec<u32>> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        // An empty list would mean that no output ever ends: more likely a mistake.
-        Value::Array(list) if !list.is_empty() => list.iter().map(id).collect(),
-        Value::Array(_) => None,
-        one => id(one).map(|id| vec![id]),
     }
 }
 

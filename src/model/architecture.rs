@@ -1,7 +1,7 @@
 //! What is known of a checkpoint before its weights are read: its family, sizes and tensors.
 
 use super::inventory::Expected;
-use super::{nllb_moe, Model};
+use super::{nllb_moe, switch_transformers, Model};
 use crate::checkpoint::{read_json, Checkpoint, Fields};
 use crate::device::Dtype;
 use anyhow::{bail, Result};
@@ -12,7 +12,10 @@ use std::path::Path;
 type Read = fn(&Value, &Path) -> Result<Box<dyn Architecture>>;
 
 /// The families that are known, by `model_type` in `config.json`.
-const FAMILIES: &[(&str, Read)] = &[("nllb-moe", nllb_moe::architecture)];
+const FAMILIES: &[(&str, Read)] = &[
+    (nllb_moe::FAMILY, nllb_moe::architecture),
+    (switch_transformers::FAMILY, switch_transformers::architecture),
+];
 
 /// Sizes that a job needs, whatever the family.
 #[derive(Clone, Debug, Default, PartialEq)]

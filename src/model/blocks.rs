@@ -4,12 +4,12 @@ use crate::checkpoint::{Checkpoint, TensorData};
 use crate::device::{Cpu, Dtype, Epilogue, Linear, Part, Source};
 use anyhow::Result;
 
-/// Layer normalisation with weight and bias.
+/// Layer normalisation with weight and bias, or root-mean-square normalisation with a weight alone.
 pub struct Norm {
     /// `[d_model]`
     pub weight: Vec<f32>,
     /// `[d_model]`
-    pub bias: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
     /// Added to the variance.
     pub eps: f32,
 }
@@ -17,7 +17,10 @@ pub struct Norm {
 impl Norm {
     /// Normalises each row of `x` `[rows, d_model]`.
     pub fn apply(&self, device: &Cpu, x: &[f32], out: &mut [f32]) {
-        device.layer_norm(x, &self.weight, &self.bias, self.eps, out);
+        match &self.bias {
+            Some(bias) => device.layer_norm(x, &self.weight, bias, self.eps, out),
+            None => device.rms_norm(x, &self.weight, self.eps, out),
+        }
     }
 }
 
@@ -93,28 +96,28 @@ impl Loader<'_> {
         Linear::pack_with(self.threads, shape.last().copied().unwrap_or(0), &parts, dtype)
     }
 
-    /// Reads a norm.
+    /// Reads a layer norm.
     ///
     /// # Errors
     /// As [`linear`](Self::linear).
     pub fn norm(&self, name: &str, eps: f32) -> Result<Norm> {
-        let read = |part: &str| self.checkpoint.read_f32(&format!("{name}.{part}"));
+        let bias = self.checkpoint.read_f32(&format!("{name}.bias"))?;
         Ok(Norm {
-            weight: read("weight")?,
-            bias: read("bias")?,
-            eps,
+            bias: Some(bias),
+            ..self.rms_norm(name, eps)?
         })
     }
 
-    /// Reads `fc1` and `fc2` of a feed-forward layer or an expert.
+    /// Reads a root-mean-square norm.
     ///
     /// # Errors
     /// As [`linear`](Self::linear).
-    pub fn feed_forward(&self, name: &str) -> Result<(Linear, Linear)> {
-        Ok((
-            self.linear(&[&format!("{name}.fc1")])?,
-            self.linear(&[&format!("{name}.fc2")])?,
-        ))
+    pub fn rms_norm(&self, name: &str, eps: f32) -> Result<Norm> {
+        Ok(Norm {
+            weight: self.checkpoint.read_f32(&format!("{name}.weight"))?,
+            bias: None,
+            eps,
+        })
     }
 }
 

@@ -4,8 +4,10 @@
 mod architecture;
 pub mod blocks;
 pub mod cache;
+pub mod encoder_decoder;
 pub mod inventory;
 pub mod nllb_moe;
+pub mod switch_transformers;
 
 pub use architecture::{open, read_config, Architecture, Loading, Shape, SpecialTokens};
 

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use sluicegate::checkpoint::generation::GenerationDefaults;
 use sluicegate::checkpoint::{read_json, Checkpoint, StoredDtype};
-use sluicegate::model::nllb_moe::inventory::inventory;
 
 use crate::small_model::{inspect, parsed};
 
@@ -43,7 +42,12 @@ fn the_reference_checkpoints_are_what_the_inventory_says() {
         assert_eq!(checkpoint.stored_dtype(), dtype);
         assert_eq!(config.dtype, Some(dtype));
         assert_eq!(config.drops_tokens().is_some(), drops);
-        let mut expected: Vec<String> = inventory(&config).into_iter().map(|tensor| tensor.name).collect();
+        let mut expected: Vec<String> = config
+            .spec()
+            .inventory()
+            .into_iter()
+            .map(|tensor| tensor.name)
+            .collect();
         expected.sort();
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), expected);
         for name in &expected {

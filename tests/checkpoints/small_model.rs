@@ -8,8 +8,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{json, Value};
 use sluicegate::checkpoint::Checkpoint;
 use sluicegate::model;
-use sluicegate::model::nllb_moe::config::NllbMoeConfig;
-use sluicegate::model::nllb_moe::inventory::inventory;
+use sluicegate::model::nllb_moe::NllbMoeConfig;
 use tempfile::TempDir;
 
 pub const SINGLE: &str = "model.safetensors";
@@ -33,7 +32,7 @@ impl Model {
             "decoder_start_token_id": 2, "pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, "dtype": "float32",
         });
         let mut tensors = BTreeMap::new();
-        for (seed, tensor) in inventory(&parsed(&config)).into_iter().enumerate() {
+        for (seed, tensor) in parsed(&config).spec().inventory().into_iter().enumerate() {
             let values = (0..tensor.elements()).map(|i| (seed * 1000 + i) as f32 / 64.0);
             let bytes = values.flat_map(f32::to_le_bytes).collect();
             tensors.insert(tensor.name, (Dtype::F32, tensor.shape, bytes));

@@ -9,8 +9,6 @@ use safetensors::tensor::Dtype;
 use serde_json::json;
 use sluicegate::checkpoint::{read_json, Checkpoint, StoredDtype, TensorData};
 use sluicegate::model::inventory::Owner;
-use sluicegate::model::nllb_moe::inventory::inventory;
-use sluicegate::model::nllb_moe::names;
 
 use crate::small_model::{bytes_of, inspect, parsed, refused, says, shard_name, Model, EXPERT, INDEX, SINGLE, VICTIM};
 
@@ -96,7 +94,10 @@ fn a_rank_reads_only_the_bytes_it_asks_for() {
     let checkpoint = inspect(dir.path()).unwrap();
     assert_eq!(checkpoint.bytes_read(), 0);
     let mut bytes = 0;
-    for tensor in inventory(&parsed(&read_json(dir.path(), "config.json").unwrap())) {
+    for tensor in parsed(&read_json(dir.path(), "config.json").unwrap())
+        .spec()
+        .inventory()
+    {
         if matches!(tensor.owner, Owner::Expert { expert: 1, .. }) {
             checkpoint.read(&tensor.name).unwrap();
             bytes += 4 * tensor.elements() as u64;
@@ -198,7 +199,7 @@ fn what_lies_outside_the_layers_is_passed_over() {
         "model.encoder.embed_tokens.weight",
         "model.decoder.embed_tokens.weight",
     ] {
-        model.copy(names::EMBEDDING, copy);
+        model.copy("model.shared.weight", copy);
     }
     model.set(
         "model.encoder.embed_positions.weights",
@@ -232,7 +233,7 @@ fn nan_is_found_as_the_expert_is_read() {
             &checkpoint.read_f32(VICTIM).unwrap_err(),
             &["NaN", VICTIM, &shard_name(1), &element],
         );
-        assert!(checkpoint.read(&names::weight(&format!("{EXPERT}.fc2"))).is_ok());
+        assert!(checkpoint.read(&format!("{EXPERT}.fc2.weight")).is_ok());
     }
 }
 

@@ -1,5 +1,5 @@
 //! The engine against the reference's outputs, on ranks that are threads of this process: ids, scores, log-probabilities
-//! and routes of the tiny checkpoints (transformers 4.57.6), and bit-equality however the work is shared.
+//! and routes of the tiny checkpoints (transformers 4.57.6 for nllb-moe, else 5.23), and bit-equality however the work is shared.
 //!
 //! They need the folder of reference checkpoints: SLUICE_SHARED, or `../shared` beside the checkout.
 
@@ -10,7 +10,7 @@ mod shards;
 use serde_json::Value;
 use sluicegate::checkpoint::read_json;
 use sluicegate::device::{Cpu, Dtype};
-use sluicegate::model::{self, Loading, Model};
+use sluicegate::model::{self, Architecture, Loading, Model};
 use std::path::{Path, PathBuf};
 
 /// A reference checkpoint with what the reference made of it; nothing (and a line saying so) where it is not there.
@@ -36,8 +36,13 @@ impl Golden {
         self.json["items"].as_array().expect("items")
     }
 
-    fn forced_bos(&self) -> u32 {
-        self.json["info"]["forced_bos_token_id"].as_u64().expect("forced bos") as u32
+    /// A special token of the reference's run.
+    fn token(&self, name: &str) -> Option<u32> {
+        self.json["info"][name].as_u64().map(|id| id as u32)
+    }
+
+    fn architecture(&self) -> Box<dyn Architecture> {
+        model::open(&self.dir).expect("a sound checkpoint").1
     }
 
     /// The model as rank `rank` of `ranks` holds it.
@@ -53,6 +58,16 @@ impl Golden {
         };
         architecture.load(loading).expect("weights")
     }
+}
+
+/// Whether the reference dropped a token of the item in one of the routers whose names begin so: its first expert had no
+/// room left, and counts as weight 0.
+fn dropped(item: &Value, routers: &str) -> bool {
+    let all = item["routing"].as_object().expect("routing").iter();
+    let mut weights = all
+        .filter(|(name, _)| name.starts_with(routers))
+        .flat_map(|(_, r)| r["w"].as_array().expect("weights"));
+    weights.any(|token| floats(token)[0] == 0.0)
 }
 
 fn ids(value: &Value) -> Vec<u32> {

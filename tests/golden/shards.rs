@@ -7,11 +7,8 @@ use sluicegate::model::inventory::Owner;
 use sluicegate::model::{self, Loading};
 use sluicegate::moe::dispatch::Owners;
 
-#[test]
-fn a_rank_reads_only_its_own_experts() {
-    let Some(golden) = Golden::open("nllb-moe-s1") else {
-        return;
-    };
+fn play(name: &str) {
+    let Some(golden) = Golden::open(name) else { return };
     let architecture = model::read_config(&golden.dir).expect("config");
     let load = |rank, ranks| {
         let checkpoint = Checkpoint::open(&golden.dir).expect("checkpoint");
@@ -49,4 +46,14 @@ fn a_rank_reads_only_its_own_experts() {
             "experts are sharded"
         );
     }
+}
+
+#[test]
+fn a_rank_reads_only_its_own_experts_of_nllb_moe() {
+    play("nllb-moe-s1");
+}
+
+#[test]
+fn a_rank_reads_only_its_own_experts_of_switch() {
+    play("switch-s1");
 }

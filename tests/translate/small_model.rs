@@ -3,7 +3,7 @@
 use crate::place::{bundled, Place};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{json, Value};
-use sluicegate::model::nllb_moe::{inventory::inventory, NllbMoeConfig};
+use sluicegate::model::nllb_moe::NllbMoeConfig;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ impl SmallModel {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 40) as f32 / (1 << 24) as f32 - 0.5
         };
-        let tensors = inventory(&parsed).into_iter().map(|tensor| {
+        let tensors = parsed.spec().inventory().into_iter().map(|tensor| {
             let values = (0..tensor.elements()).map(|_| random()).collect();
             (tensor.name, (tensor.shape, values))
         });

@@ -5,12 +5,18 @@ use std::path::Path;
 use anyhow::{bail, ensure, Result};
 use serde_json::Value;
 
-use super::names::{self, Stack};
+use super::{FAMILY, NAMES};
 use crate::checkpoint::{Fields, StoredDtype};
-use crate::model::{Shape, SpecialTokens};
+use crate::model::encoder_decoder::spec::{Positions, StackSpec};
+use crate::model::encoder_decoder::{Spec, Stack};
+use crate::model::SpecialTokens;
+use crate::moe::gate::Rule;
 
 /// Experts that a token goes to.
-pub const TOP_K: usize = 2;
+const TOP_K: usize = 2;
+
+/// Added to the variance in norms.
+const EPS: f32 = 1e-5;
 
 /// The keys that shape what an NLLB-MoE model computes, under their names in `config.json`.
 ///
@@ -146,33 +152,41 @@ impl NllbMoeConfig {
         }
     }
 
-    /// The sparse layers in the order in which MoE layers are counted: encoder first.
-    pub fn moe_layers(&self) -> Vec<(Stack, usize)> {
-        let of = |stack| (0..self.layers(stack)).map(move |i| (stack, i));
-        Stack::BOTH
-            .into_iter()
-            .flat_map(of)
-            .filter(|&(stack, i)| self.is_sparse(stack, i))
-            .collect()
-    }
-
-    /// The sizes that jobs need.
-    pub fn shape(&self) -> Shape {
-        let names = |stack: Stack| {
-            let sparse = (0..self.layers(stack)).filter(|&i| self.is_sparse(stack, i));
-            sparse.map(|i| names::moe_layer(stack, i)).collect()
+    /// The model that this configures.
+    pub fn spec(&self) -> Spec {
+        let stack = |stack: Stack, layers_key, sparse_step| {
+            let heads = self.attention_heads(stack);
+            let head_dim = self.d_model / heads;
+            StackSpec {
+                sparse: (0..self.layers(stack)).map(|i| self.is_sparse(stack, i)).collect(),
+                d_ff: self.ffn_dim(stack),
+                heads,
+                head_dim,
+                attention_scale: (head_dim as f32).powf(-0.5),
+                layers_key,
+                sparse_step,
+            }
         };
-        Shape {
-            encoder: true,
+        Spec {
+            family: FAMILY,
+            names: &NAMES,
             d_model: self.d_model,
             vocab_size: self.vocab_size,
-            layers: self.decoder_layers,
-            cache_row: [self.d_model; 2],
-            encoder_moe: names(Stack::Encoder),
-            decoder_moe: names(Stack::Decoder),
+            embedding_scale: if self.scale_embedding {
+                (self.d_model as f32).sqrt()
+            } else {
+                1.0
+            },
+            positions: Positions::Sinusoids { pad: self.pad_token_id },
+            biases: true,
+            eps: EPS,
+            encoder: stack(Stack::Encoder, "encoder_layers", self.encoder_sparse_step),
+            decoder: stack(Stack::Decoder, "decoder_layers", self.decoder_sparse_step),
             experts: self.num_experts,
-            top_k: TOP_K,
-            positions: None,
+            rule: Rule::top(TOP_K),
+            router_bias: self.router_bias,
+            moe_scale: 1.0 - self.moe_token_dropout,
+            head_scale: 1.0,
         }
     }
 
@@ -223,7 +237,8 @@ impl NllbMoeConfig {
                 fields.refuse(&key, &format!("a number that divides d_model ({})", self.d_model))
             );
         }
-        if !self.moe_layers().is_empty() {
+        let sparse = |stack| (0..self.layers(stack)).any(|i| self.is_sparse(stack, i));
+        if Stack::BOTH.into_iter().any(sparse) {
             let enough = self.num_experts >= TOP_K;
             ensure!(
                 enough,
@@ -256,8 +271,8 @@ impl NllbMoeConfig {
 /// Settings of which only one value is computed here.
 fn check_kind(fields: &Fields<'_>) -> Result<()> {
     match fields.text("model_type")? {
-        Some("nllb-moe") => {}
-        _ => bail!(fields.refuse("model_type", "\"nllb-moe\"")),
+        Some(FAMILY) => {}
+        _ => bail!(fields.refuse("model_type", &format!("\"{FAMILY}\""))),
     }
     for (key, only) in [
         ("activation_function", "relu"),
@@ -308,7 +323,7 @@ mod tests {
         );
         assert_eq!(config.dtype, Some(StoredDtype::Bf16));
         assert_eq!(
-            config.moe_layers(),
+            config.spec().moe_layers(),
             [(Stack::Encoder, 1), (Stack::Encoder, 3), (Stack::Decoder, 2)]
         );
         assert_eq!(config.drops_tokens(), None);
@@ -317,13 +332,16 @@ mod tests {
     #[test]
     fn a_step_of_zero_means_no_sparse_layer() {
         let config = with("encoder_sparse_step", json!(0)).unwrap();
-        assert_eq!(config.moe_layers(), [(Stack::Decoder, 2)]);
+        assert_eq!(config.spec().moe_layers(), [(Stack::Decoder, 2)]);
         let mut dense = small();
         for key in ["encoder_sparse_step", "decoder_sparse_step", "num_experts"] {
             dense[key] = json!(0);
         }
         assert_eq!(
-            NllbMoeConfig::from_json(&dense, Path::new("c")).unwrap().moe_layers(),
+            NllbMoeConfig::from_json(&dense, Path::new("c"))
+                .unwrap()
+                .spec()
+                .moe_layers(),
             []
         );
     }
