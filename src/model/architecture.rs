@@ -1,7 +1,10 @@
 //! What is known of a checkpoint before its weights are read: its family, sizes and tensors.
 
 use super::inventory::Expected;
-use super::{nllb_moe, switch_transformers, Model};
+use super::{
+    deepseek, deepseek_v2, deepseek_v3, gpt_oss, granitemoe, mixtral, nllb_moe, olmoe, phimoe, qwen2_moe, qwen3_moe,
+    switch_transformers, Model,
+};
 use crate::checkpoint::{read_json, Checkpoint, Fields};
 use crate::device::Dtype;
 use anyhow::{bail, Result};
@@ -15,6 +18,16 @@ type Read = fn(&Value, &Path) -> Result<Box<dyn Architecture>>;
 const FAMILIES: &[(&str, Read)] = &[
     (nllb_moe::FAMILY, nllb_moe::architecture),
     (switch_transformers::FAMILY, switch_transformers::architecture),
+    ("mixtral", mixtral::architecture),
+    ("olmoe", olmoe::architecture),
+    ("qwen2_moe", qwen2_moe::architecture),
+    ("qwen3_moe", qwen3_moe::architecture),
+    ("deepseek", deepseek::architecture),
+    ("deepseek_v2", deepseek_v2::architecture),
+    ("deepseek_v3", deepseek_v3::architecture),
+    ("gpt_oss", gpt_oss::architecture),
+    ("granitemoe", granitemoe::architecture),
+    ("phimoe", phimoe::architecture),
 ];
 
 /// Sizes that a job needs, whatever the family.

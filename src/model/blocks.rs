@@ -1,7 +1,7 @@
 //! Blocks that transformer families share: norms, attention weights, dense feed-forward layers, positions.
 
 use crate::checkpoint::{Checkpoint, TensorData};
-use crate::device::{Cpu, Dtype, Epilogue, Linear, Part, Source};
+use crate::device::{Activation, Cpu, Dtype, Epilogue, Linear, Part, Source};
 use anyhow::Result;
 
 /// Layer normalisation with weight and bias, or root-mean-square normalisation with a weight alone.
@@ -22,6 +22,12 @@ impl Norm {
             None => device.rms_norm(x, &self.weight, self.eps, out),
         }
     }
+
+    /// Multiplies what it gives by a factor.
+    pub fn scale(&mut self, factor: f32) {
+        let bias = self.bias.iter_mut().flatten();
+        self.weight.iter_mut().chain(bias).for_each(|w| *w *= factor);
+    }
 }
 
 /// A dense feed-forward layer, `x + down(relu(up(norm(x))))` without the norm.
@@ -39,6 +45,57 @@ impl Dense {
         let hidden = crate::moe::layer::sized(hidden, rows * self.up.outputs());
         device.linear(normed, &self.up, Epilogue::Relu, hidden);
         device.linear(hidden, &self.down, Epilogue::Add, x);
+    }
+}
+
+/// A gated feed-forward layer, `x + down(act(gate(norm(x))) * up(norm(x)))` without the norm.
+pub struct Gated {
+    /// Gates and up projections, `[d_ff, d_model]`.
+    pub up: Linear,
+    /// `[d_model, d_ff]`
+    pub down: Linear,
+    /// What gates do.
+    pub activation: Activation,
+}
+
+impl Gated {
+    /// Adds the layer's output for `normed` `[rows, d_model]` to `x`; `hidden` is scratch.
+    pub fn apply(&self, device: &Cpu, normed: &[f32], hidden: &mut Vec<f32>, x: &mut [f32]) {
+        let rows = x.len() / self.down.outputs();
+        let hidden = crate::moe::layer::sized(hidden, rows * self.up.outputs());
+        device.linear(normed, &self.up, Epilogue::Gated(self.activation), hidden);
+        device.linear(hidden, &self.down, Epilogue::Add, x);
+    }
+
+    /// Memory held, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.up.bytes() + self.down.bytes()
+    }
+}
+
+/// An embedding that is no output projection as well, so that its rows need not be packed.
+pub struct Table {
+    rows: TensorData,
+    width: usize,
+}
+
+impl Table {
+    /// Row `row`, `[width]`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let range = row * self.width..(row + 1) * self.width;
+        match &self.rows {
+            TensorData::F32(rows) => out.copy_from_slice(&rows[range]),
+            TensorData::Bf16(rows) => out.iter_mut().zip(&rows[range]).for_each(|(o, w)| *o = w.to_f32()),
+            TensorData::F16(rows) => out.iter_mut().zip(&rows[range]).for_each(|(o, w)| *o = w.to_f32()),
+        }
+    }
+
+    /// Memory held, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.rows.len() * self.rows.dtype().bytes()
     }
 }
 
@@ -70,30 +127,24 @@ impl Loader<'_> {
     }
 
     fn packed(&self, names: &[&str], dtype: Dtype) -> Result<Linear> {
-        let mut read = Vec::new();
-        for name in names {
-            let weights = self.checkpoint.read(&format!("{name}.weight"))?;
-            let bias = format!("{name}.bias");
-            let bias = self
-                .checkpoint
-                .info(&bias)
-                .map(|_| self.checkpoint.read_f32(&bias))
-                .transpose()?;
-            read.push((weights, bias));
-        }
-        let parts: Vec<Part> = read
-            .iter()
-            .map(|(w, b)| Part {
-                weights: source(w),
-                bias: b.as_deref(),
-            })
-            .collect();
-        let shape = self
-            .checkpoint
-            .info(&format!("{}.weight", names[0]))
-            .map(|t| t.shape.clone())
-            .unwrap_or_default();
-        Linear::pack_with(self.threads, shape.last().copied().unwrap_or(0), &parts, dtype)
+        let read = names.iter().map(|name| self.read(name)).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<Part> = read.iter().map(Module::part).collect();
+        Linear::pack_with(self.threads, self.inputs(names[0]), &parts, dtype)
+    }
+
+    fn read(&self, name: &str) -> Result<Module> {
+        let bias = format!("{name}.bias");
+        let there = self.checkpoint.info(&bias).is_some();
+        Ok(Module {
+            weights: self.checkpoint.read(&format!("{name}.weight"))?,
+            bias: there.then(|| self.checkpoint.read_f32(&bias)).transpose()?,
+        })
+    }
+
+    /// Length of a module's input rows.
+    fn inputs(&self, name: &str) -> usize {
+        let shape = self.checkpoint.info(&format!("{name}.weight")).map(|t| &t.shape);
+        shape.and_then(|shape| shape.last()).copied().unwrap_or(0)
     }
 
     /// Reads a layer norm.
@@ -101,9 +152,8 @@ impl Loader<'_> {
     /// # Errors
     /// As [`linear`](Self::linear).
     pub fn norm(&self, name: &str, eps: f32) -> Result<Norm> {
-        let bias = self.checkpoint.read_f32(&format!("{name}.bias"))?;
         Ok(Norm {
-            bias: Some(bias),
+            bias: Some(self.checkpoint.read_f32(&format!("{name}.bias"))?),
             ..self.rms_norm(name, eps)?
         })
     }
@@ -119,9 +169,60 @@ impl Loader<'_> {
             eps,
         })
     }
+
+    /// Reads an embedding, as fine as it is stored or in bfloat16 where weights are no finer.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    pub fn table(&self, name: &str) -> Result<Table> {
+        let rows = self.checkpoint.read(name)?;
+        let shape = self.checkpoint.info(name).map(|t| t.shape.clone());
+        Ok(Table {
+            rows: match self.dtype {
+                Dtype::F32 => rows,
+                Dtype::Bf16 | Dtype::Int8 => TensorData::Bf16(rows.to_bf16()),
+            },
+            width: shape.unwrap_or_default().last().copied().unwrap_or(0),
+        })
+    }
+
+    /// Packs the weights of a gated feed-forward layer: the modules of gates, up and down projections.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    pub fn gated(&self, [gate, up, down]: [&str; 3], activation: Activation) -> Result<Gated> {
+        let (gates, ups) = (self.read(gate)?, self.read(up)?);
+        Ok(Gated {
+            up: Linear::pack_gated(
+                self.threads,
+                self.inputs(gate),
+                &[gates.part()],
+                &[ups.part()],
+                self.dtype,
+            )?,
+            down: self.linear(&[down])?,
+            activation,
+        })
+    }
 }
 
-fn source(data: &TensorData) -> Source<'_> {
+/// A module as it was read.
+struct Module {
+    weights: TensorData,
+    bias: Option<Vec<f32>>,
+}
+
+impl Module {
+    fn part(&self) -> Part<'_> {
+        Part {
+            weights: source(&self.weights),
+            bias: self.bias.as_deref(),
+        }
+    }
+}
+
+/// What was read, to be packed.
+pub fn source(data: &TensorData) -> Source<'_> {
     match data {
         TensorData::F32(v) => Source::F32(v),
         TensorData::Bf16(v) => Source::Bf16(v),

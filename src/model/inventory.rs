@@ -21,6 +21,11 @@ pub enum Owner {
         /// Index among the layer's experts.
         expert: usize,
     },
+    /// The ranks that hold any expert of a layer: all are in this one tensor, expert after expert.
+    Experts {
+        /// Index among the MoE layers, encoder first.
+        layer: usize,
+    },
 }
 
 /// One tensor that must be there.
@@ -53,7 +58,7 @@ pub fn check(checkpoint: &Checkpoint, expected: &[Expected], surplus: impl Fn(&s
     let missing: Vec<&str> = expected
         .iter()
         .map(|tensor| tensor.name.as_str())
-        .filter(|name| checkpoint.info(name).is_none())
+        .filter(|name| checkpoint.info(name).is_none() && !checkpoint.is_mxfp4(name))
         .collect();
     if let Some(first) = missing.first() {
         let named: Vec<String> = missing.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
@@ -72,10 +77,22 @@ pub fn check(checkpoint: &Checkpoint, expected: &[Expected], surplus: impl Fn(&s
         );
     }
     for tensor in expected {
-        checkpoint.expect(&tensor.name, &tensor.shape)?;
+        match tensor.shape[..] {
+            [experts, outputs, inputs] if checkpoint.is_mxfp4(&tensor.name) => {
+                checkpoint.expect_mxfp4(&tensor.name, [experts, outputs, inputs])?;
+            }
+            _ => checkpoint.expect(&tensor.name, &tensor.shape)?,
+        }
     }
     let known: HashSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
-    for name in checkpoint.names().filter(|name| !known.contains(name)) {
+    let quantised = |name: &str| {
+        let mut ends = ["_scale_inv", "_blocks", "_scales"].into_iter();
+        ends.any(|end| name.strip_suffix(end).is_some_and(|tensor| known.contains(tensor)))
+    };
+    for name in checkpoint
+        .names()
+        .filter(|name| !known.contains(name) && !quantised(name))
+    {
         let surplus = surplus(name);
         ensure!(
             surplus.is_none(),

@@ -4,9 +4,20 @@
 mod architecture;
 pub mod blocks;
 pub mod cache;
+pub mod decoder;
+pub mod deepseek;
+pub mod deepseek_v2;
+pub mod deepseek_v3;
 pub mod encoder_decoder;
+pub mod gpt_oss;
+pub mod granitemoe;
 pub mod inventory;
+pub mod mixtral;
 pub mod nllb_moe;
+pub mod olmoe;
+pub mod phimoe;
+pub mod qwen2_moe;
+pub mod qwen3_moe;
 pub mod switch_transformers;
 
 pub use architecture::{open, read_config, Architecture, Loading, Shape, SpecialTokens};

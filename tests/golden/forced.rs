@@ -17,7 +17,7 @@ fn routing<'a>(item: &'a Value, module: &str) -> &'a Value {
 }
 
 /// Compares the routes of a run of tokens with the golden's: the same experts; equal weights.
-fn same_routes(item: &Value, module: &str, at: usize, routes: &Routes) {
+pub fn same_routes(item: &Value, module: &str, at: usize, routes: &Routes) {
     let wanted = routing(item, module);
     for t in 0..routes.tokens() {
         let row = t * routes.top_k..(t + 1) * routes.top_k;

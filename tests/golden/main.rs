@@ -3,6 +3,7 @@
 //!
 //! They need the folder of reference checkpoints: SLUICE_SHARED, or `../shared` beside the checkout.
 
+mod decoder;
 mod forced;
 mod generate;
 mod shards;
@@ -47,10 +48,15 @@ impl Golden {
 
     /// The model as rank `rank` of `ranks` holds it.
     fn load(&self, rank: usize, ranks: usize) -> Box<dyn Model> {
+        self.load_as(Dtype::F32, rank, ranks)
+    }
+
+    /// The same in another type.
+    fn load_as(&self, dtype: Dtype, rank: usize, ranks: usize) -> Box<dyn Model> {
         let (checkpoint, architecture) = model::open(&self.dir).expect("a sound checkpoint");
         let loading = Loading {
             checkpoint: &checkpoint,
-            dtype: Dtype::F32,
+            dtype,
             threads: 1,
             rank,
             ranks,

@@ -3,7 +3,7 @@
 use crate::Golden;
 use sluicegate::checkpoint::Checkpoint;
 use sluicegate::device::Dtype;
-use sluicegate::model::inventory::Owner;
+use sluicegate::model::inventory::{Expected, Owner};
 use sluicegate::model::{self, Loading};
 use sluicegate::moe::dispatch::Owners;
 
@@ -27,15 +27,14 @@ fn play(name: &str) {
         let mut held = 0;
         for rank in 0..ranks {
             let block = Owners::block(architecture.shape().experts, ranks, rank);
-            let wanted = |owner: &Owner| match owner {
-                Owner::Dense => true,
-                Owner::Expert { expert, .. } => block.contains(expert),
+            let wanted = |t: &Expected| match &t.owner {
+                Owner::Dense => t.elements(),
+                Owner::Expert { expert, .. } => t.elements() * usize::from(block.contains(expert)),
+                Owner::Experts { .. } => t.elements() / architecture.shape().experts * block.len(),
             };
-            let all = architecture
-                .inventory(&|_| true)
-                .into_iter()
-                .filter(|t| wanted(&t.owner));
-            let bytes: usize = all.map(|t| 4 * t.elements()).sum();
+            let checkpoint = Checkpoint::open(&golden.dir).expect("checkpoint");
+            let all = architecture.inventory(&|name| checkpoint.info(name).is_some());
+            let bytes = 4 * all.iter().map(wanted).sum::<usize>();
             let (weights, read) = load(rank, ranks);
             assert_eq!(read, bytes as u64, "rank {rank} of {ranks}");
             held += weights;
@@ -56,4 +55,17 @@ fn a_rank_reads_only_its_own_experts_of_nllb_moe() {
 #[test]
 fn a_rank_reads_only_its_own_experts_of_switch() {
     play("switch-s1");
+}
+
+#[test]
+fn a_rank_reads_only_its_own_experts_of_decoder_only_models() {
+    for name in [
+        "olmoe-s1",
+        "qwen2_moe-s1",
+        "mixtral-s3-fused-v5",
+        "gpt_oss-s1",
+        "deepseek_v3-s1",
+    ] {
+        play(name);
+    }
 }

@@ -23,7 +23,7 @@ fn measure(dir: &Path, input: &Path) {
         let bytes = 4.0 * tensor.elements() as f64;
         match tensor.owner {
             Owner::Dense => dense += bytes,
-            Owner::Expert { .. } => experts += bytes,
+            Owner::Expert { .. } | Owner::Experts { .. } => experts += bytes,
         }
     }
     for (ranks, flags) in [(1, ""), (2, "--num-beams 4")] {

@@ -1,0 +1,138 @@
+//! Decoder-only models: one skeleton for all families, described by a [`Spec`](spec::Spec) that a family's file makes of its
+//! `config.json`. docs/adding-a-model.md tells how to add one.
+
+mod attention;
+pub mod config;
+mod forward;
+pub mod inventory;
+mod latent;
+mod load;
+pub mod rope;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+
+use super::blocks::{Gated, Norm, Table};
+use super::cache::CacheType;
+use super::inventory::Expected;
+use super::{Architecture, Loading, Model, Shape, SpecialTokens};
+use crate::device::{Linear, Rotary};
+use crate::moe::layer::{Expert, MoeLayer};
+use anyhow::Result;
+use config::Config;
+use serde_json::Value;
+use spec::Spec;
+use std::path::Path;
+
+/// A family's model as jobs see it; `read` makes its description of `config.json`, whose path is named in errors.
+///
+/// # Errors
+/// As `read`.
+pub fn architecture(
+    config: &Value,
+    path: &Path,
+    read: impl Fn(&Config<'_>) -> Result<Spec>,
+) -> Result<Box<dyn Architecture>> {
+    let spec = read(&Config::new(config, path)?)?;
+    Ok(Box::new(DecoderArchitecture {
+        shape: spec.shape(),
+        spec,
+    }))
+}
+
+/// A decoder-only family as jobs see it.
+struct DecoderArchitecture {
+    spec: Spec,
+    shape: Shape,
+}
+
+impl Architecture for DecoderArchitecture {
+    fn family(&self) -> &'static str {
+        self.spec.family
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn special_tokens(&self) -> &SpecialTokens {
+        &self.spec.special
+    }
+
+    fn inventory(&self, stored: &dyn Fn(&str) -> bool) -> Vec<Expected> {
+        inventory::inventory(&self.spec, stored)
+    }
+
+    fn surplus(&self, tensor: &str) -> Option<String> {
+        inventory::surplus(&self.spec, tensor)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn load(&self, loading: Loading<'_>) -> Result<Box<dyn Model>> {
+        Ok(Box::new(load::decoder(&self.spec, loading)?))
+    }
+}
+
+/// The model: all dense weights, and this rank's shard of every layer's experts.
+struct Decoder {
+    shape: Shape,
+    cache_type: CacheType,
+    /// `[vocabulary, d_model]`; nothing where the head is the embedding.
+    embedding: Option<Table>,
+    embedding_scale: f32,
+    layers: Vec<Layer>,
+    norm: Norm,
+    head: Linear,
+    rotary: Rotary,
+    /// The first position that it can't read.
+    end: Option<usize>,
+    buffers: forward::Buffers,
+}
+
+struct Layer {
+    attention_norm: Norm,
+    attention: SelfAttention,
+    window: Option<usize>,
+    ffn_norm: Norm,
+    ffn: FeedForward,
+}
+
+enum SelfAttention {
+    Grouped(attention::GroupedAttention),
+    Latent(latent::LatentAttention),
+}
+
+enum FeedForward {
+    Dense(Gated),
+    Sparse(Box<MoeLayer>),
+}
+
+impl Decoder {
+    fn weight_bytes(&self) -> u64 {
+        let layer = |layer: &Layer| {
+            let attention = match &layer.attention {
+                SelfAttention::Grouped(a) => a.qkv.bytes() + a.out.bytes(),
+                SelfAttention::Latent(a) => {
+                    let heads = a.keys.iter().chain(&a.values).map(Linear::bytes).sum::<usize>();
+                    let queries = a.q_nope.bytes() + a.q_rope.bytes();
+                    let latent = a.q_latent.as_ref().map_or(0, |(down, _)| down.bytes());
+                    heads + queries + latent + a.kv.bytes() + a.out.bytes()
+                }
+            };
+            let ffn = match &layer.ffn {
+                FeedForward::Dense(dense) => dense.bytes(),
+                FeedForward::Sparse(moe) => {
+                    let shared = moe.shared.as_ref().map(|s| &s.expert);
+                    let expert = |e: &Expert| e.up.bytes() + e.down.bytes();
+                    moe.router.bytes() + moe.experts.iter().chain(shared).map(expert).sum::<usize>()
+                }
+            };
+            attention + ffn
+        };
+        let embedding = self.embedding.as_ref().map_or(0, Table::bytes);
+        (embedding + self.head.bytes() + self.layers.iter().map(layer).sum::<usize>()) as u64
+    }
+}
