@@ -199,20 +199,21 @@ fn attend<T: Element>(
     }
     let end = rows.iter().flat_map(KeyRows::iter).max().unwrap_or(0) + 1;
     let round = |n: usize| values(n).into_iter().map(T::round).collect::<Vec<T>>();
-    let (k, v) = (round(end * kv_heads * head_dim), round(end * kv_heads * v_dim));
+    // Values are the first elements of the keys.
+    let kv = round(end * kv_heads * head_dim);
     let q = values(rows.len() * heads * head_dim);
     let mut out = vec![0.0; rows.len() * heads * v_dim];
     let pairs = rows.iter().map(KeyRows::len).sum::<usize>() * heads;
     let flops = 2.0 * (pairs * (head_dim + v_dim)) as f64;
-    let bytes = size_of::<T>() * (k.len() + v.len());
+    let bytes = size_of::<T>() * kv.len() / head_dim * (head_dim + v_dim);
     measure(cpu, word, &name, flops, bytes as f64, || {
         cpu.attend(Attend {
             q: &q,
             q_stride: heads * head_dim,
-            k: &k,
+            k: &kv,
             k_stride: kv_heads * head_dim,
-            v: &v,
-            v_stride: kv_heads * v_dim,
+            v: &kv,
+            v_stride: kv_heads * head_dim,
             heads,
             kv_heads,
             head_dim,

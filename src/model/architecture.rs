@@ -2,8 +2,8 @@
 
 use super::inventory::Expected;
 use super::{
-    deepseek, deepseek_v2, deepseek_v3, gpt_oss, mixtral, nllb_moe, olmoe, qwen2_moe, qwen3_moe, switch_transformers,
-    Model,
+    deepseek, deepseek_v2, deepseek_v3, gpt_oss, granitemoe, mixtral, nllb_moe, olmoe, phimoe, qwen2_moe, qwen3_moe,
+    switch_transformers, Model,
 };
 use crate::checkpoint::{read_json, Checkpoint, Fields};
 use crate::device::Dtype;
@@ -26,6 +26,8 @@ const FAMILIES: &[(&str, Read)] = &[
     ("deepseek_v2", deepseek_v2::architecture),
     ("deepseek_v3", deepseek_v3::architecture),
     ("gpt_oss", gpt_oss::architecture),
+    ("granitemoe", granitemoe::architecture),
+    ("phimoe", phimoe::architecture),
 ];
 
 /// Sizes that a job needs, whatever the family.

@@ -294,3 +294,18 @@ fn deepseek_v3_s1() {
 fn deepseek_v3_with_yarn() {
     play("deepseek_v3-s2-yarn");
 }
+
+#[test]
+fn granitemoe_s1() {
+    play("granitemoe-s1");
+}
+
+#[test]
+fn granitemoe_untied() {
+    play("granitemoe-s2-untied");
+}
+
+#[test]
+fn phimoe_s1() {
+    play("phimoe-s1");
+}

@@ -328,9 +328,14 @@ impl<'a> Config<'a> {
         let Some(factors) = factors else {
             bail!(fields.refuse("short_factor", &expected));
         };
+        // Other families derive it otherwise.
+        let Some(magnitude) = positive(fields, "short_mscale")? else {
+            bail!(fields.refuse("short_mscale", "a number above 0"));
+        };
         Ok(Scaling::Each {
             factors,
-            magnitude: positive(fields, "short_mscale")?.unwrap_or(1.0),
+            magnitude,
+            positions: self.original_positions(fields)?,
         })
     }
 

@@ -9,6 +9,7 @@ use crate::model::cache::{CacheType, Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
 use crate::moe::layer::{sized, MoeBuffers};
 use crate::moe::Context;
+use anyhow::anyhow;
 
 /// Scratch rows of a step; they only grow.
 #[derive(Default)]
@@ -94,6 +95,14 @@ impl Decoder {
                 b.x.resize((i + 1) * d, 0.0);
             }
             self.embed(token, &mut b.x[i * d..(i + 1) * d]);
+        }
+        if let Some(end) = self.end.filter(|&end| positions.iter().any(|&p| p as usize >= end)) {
+            ctx.failure.get_or_insert_with(|| {
+                anyhow!(
+                    "a text of more than {end} tokens: config.json has `long_factor` for it, which is not computed here; \
+                     use shorter windows"
+                )
+            });
         }
         ctx.meter.lap(Phase::Head);
         for (i, layer) in self.layers.iter().enumerate() {

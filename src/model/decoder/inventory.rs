@@ -45,6 +45,9 @@ pub fn inventory(spec: &Spec, stored: &dyn Fn(&str) -> bool) -> Vec<Expected> {
 /// Why a tensor inside a layer, absent from the inventory, contradicts the description; `None` for one that may be passed
 /// over.
 pub fn surplus(spec: &Spec, name: &str) -> Option<String> {
+    if name == format!("{HEAD}.bias") && !spec.tied {
+        return Some("config.json has no `lm_head_bias`".to_string());
+    }
     let rest = name.strip_prefix("model.layers.")?;
     let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
     let Ok(layer) = layer.parse::<usize>() else {

@@ -70,6 +70,7 @@ pub(super) fn decoder(spec: &Spec, loading: Loading<'_>) -> Result<Decoder> {
         norm,
         head: reader.load.linear(&[head])?,
         rotary: spec.rope.rotary(),
+        end: spec.rope.end(),
         buffers: forward::Buffers::default(),
     })
 }
@@ -95,7 +96,7 @@ impl Reader<'_> {
             ffn_norm: self.norm(&format!("{name}.post_attention_layernorm"))?,
             ffn: match dense {
                 Some(_) => FeedForward::Dense(self.gated(&format!("{name}.mlp"))?),
-                None => FeedForward::Sparse(self.sparse(i, &name)?),
+                None => FeedForward::Sparse(Box::new(self.sparse(i, &name)?)),
             },
         })
     }

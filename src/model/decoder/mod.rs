@@ -87,6 +87,8 @@ struct Decoder {
     norm: Norm,
     head: Linear,
     rotary: Rotary,
+    /// The first position that it can't read.
+    end: Option<usize>,
     buffers: forward::Buffers,
 }
 
@@ -105,7 +107,7 @@ enum SelfAttention {
 
 enum FeedForward {
     Dense(Gated),
-    Sparse(MoeLayer),
+    Sparse(Box<MoeLayer>),
 }
 
 impl Decoder {

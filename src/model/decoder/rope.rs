@@ -28,12 +28,15 @@ pub enum Scaling {
     },
     /// Low ones are divided by a factor, high ones are not (YaRN, Peng et al. 2023).
     Yarn(Yarn),
-    /// Each is divided by a factor of its own (LongRoPE, Ding et al. 2024).
+    /// Each is divided by a factor of its own (LongRoPE, Ding et al. 2024), in texts of so many tokens that longer ones would
+    /// have other factors.
     Each {
         /// `[dim / 2]`
         factors: Vec<f64>,
         /// Factor on cosines and sines.
         magnitude: f64,
+        /// Tokens that a text may have.
+        positions: usize,
     },
 }
 
@@ -90,6 +93,14 @@ impl Rope {
         match &self.scaling {
             Scaling::Yarn(yarn) => logarithm(yarn.factor, yarn.mscale[1]).powi(2) as f32,
             _ => 1.0,
+        }
+    }
+
+    /// The first position that has other frequencies, which are not computed.
+    pub fn end(&self) -> Option<usize> {
+        match &self.scaling {
+            Scaling::Each { positions, .. } => Some(*positions),
+            _ => None,
         }
     }
 
@@ -172,6 +183,7 @@ mod tests {
         let each = Scaling::Each {
             factors: vec![2.0; 8],
             magnitude: 1.5,
+            positions: 64,
         };
         close(&rope(each.clone()).frequencies(), &halved);
         assert_eq!(rope(each).magnitude(), 1.5);

@@ -236,16 +236,17 @@ impl Spec {
             window: None,
             dense: None,
         };
+        let rope = config.rope(dim, family.theta)?;
         Ok(Spec {
             family: family.name,
             d_model: config.width("hidden_size")?,
             vocab_size,
-            positions: config.positions()?,
+            positions: rope.end().or(config.positions()?),
             special: config.special_tokens(vocab_size)?,
             norm: NormKind::Rms,
             eps: config.eps(family.eps)?,
             attention,
-            rope: config.rope(dim, family.theta)?,
+            rope,
             layers: vec![layer; config.layers()?],
             moe: MoeSpec {
                 experts,

@@ -4,7 +4,9 @@ use super::config::Config;
 use super::rope::Scaling;
 use super::spec::{Attention, QkNorm, Spec};
 use crate::device::Activation;
-use crate::model::{self, deepseek, deepseek_v2, deepseek_v3, gpt_oss, mixtral, olmoe, qwen2_moe, qwen3_moe};
+use crate::model::{
+    self, deepseek, deepseek_v2, deepseek_v3, gpt_oss, granitemoe, mixtral, olmoe, phimoe, qwen2_moe, qwen3_moe,
+};
 use crate::moe::gate::{Groups, Rule};
 use anyhow::Result;
 use serde_json::{json, Value};
@@ -34,7 +36,7 @@ fn with(key: &str, value: Value) -> Value {
     config
 }
 
-const ALL: [(&str, Read); 8] = [
+const ALL: [(&str, Read); 10] = [
     ("mixtral", mixtral::spec),
     ("olmoe", olmoe::spec),
     ("qwen2_moe", qwen2_moe::spec),
@@ -43,6 +45,8 @@ const ALL: [(&str, Read); 8] = [
     ("deepseek", deepseek::spec),
     ("deepseek_v2", deepseek_v2::spec),
     ("deepseek_v3", deepseek_v3::spec),
+    ("granitemoe", granitemoe::spec),
+    ("phimoe", phimoe::spec),
 ];
 
 #[test]
@@ -311,6 +315,7 @@ fn tensors_without_a_place_are_refused_with_a_reason() {
     let spec = read(&small(), deepseek_v3::spec).unwrap();
     let why = |name: &str| super::inventory::surplus(&spec, name);
     for (name, reason) in [
+        ("lm_head.bias", "`lm_head_bias`"),
         ("model.layers.x.mlp.gate.weight", "number"),
         ("model.layers.9.input_layernorm.weight", "`num_hidden_layers` is 4"),
         ("model.layers.0.mlp.experts.0.up_proj.weight", "layer 0 is dense"),

@@ -8,7 +8,7 @@ const FIRST_POSITION: usize = 2;
 
 /// Embedding of tokens, perhaps with their positions.
 pub(super) struct Embedding {
-    /// `[vocabulary, d_model]`
+    /// `[vocabulary, d_model]`: output projection too.
     pub table: Linear,
     /// Factor on the table's rows.
     pub scale: f32,

@@ -28,7 +28,7 @@ impl Model for EncoderDecoder {
     }
 
     fn head(&self) -> &Linear {
-        self.head.as_ref().unwrap_or(&self.embedding.table)
+        &self.embedding.table
     }
 
     fn bytes(&self) -> u64 {

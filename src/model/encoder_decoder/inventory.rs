@@ -1,19 +1,16 @@
 //! Which tensors an encoder-decoder's checkpoint must hold, of what shape, and to whom each belongs.
 
-use super::spec::{Head, Positions, Spec, Stack, Sublayer};
+use super::spec::{Positions, Spec, Stack, Sublayer};
 use crate::model::inventory::{Expected, Owner};
 
 impl Spec {
-    /// All tensors of a model, encoder first, each once: a tied embedding serves encoder, decoder and output.
+    /// All tensors of a model, encoder first, each once: the embedding serves encoder, decoder and output.
     pub fn inventory(&self) -> Vec<Expected> {
         let mut list = List {
             spec: self,
             tensors: Vec::new(),
         };
         list.weight(self.names.embedding, self.vocab_size, self.d_model, Owner::Dense);
-        if let Head::Own(module) = self.head {
-            list.weight(module, self.vocab_size, self.d_model, Owner::Dense);
-        }
         let mut moe_layer = 0;
         for stack in Stack::BOTH {
             for (i, &sparse) in self.stack(stack).sparse.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Reading an encoder-decoder's weights for one rank of a group.
 
-use super::spec::{Head, Positions, Spec, Stack, Sublayer};
+use super::spec::{Positions, Spec, Stack, Sublayer};
 use super::{Attention, Buffers, CrossAttention, Embedding, EncoderDecoder, FeedForward, Half, Layer, RelativeBias};
-use crate::device::Linear;
+use crate::device::{Epilogue, Linear};
 use crate::model::blocks::{Dense, Loader, Norm, Sinusoids};
 use crate::model::cache::CacheType;
 use crate::model::Loading;
@@ -30,14 +30,13 @@ impl EncoderDecoder {
         };
         let encoder = reader.half(Stack::Encoder)?;
         let mut decoder = reader.half(Stack::Decoder)?;
-        if let Head::Tied { factor } = spec.head {
-            decoder.norm.weight.iter_mut().for_each(|w| *w *= factor);
-            decoder.norm.bias.iter_mut().flatten().for_each(|b| *b *= factor);
-        }
-        let head = match spec.head {
-            Head::Tied { .. } => None,
-            Head::Own(module) => Some(reader.load.linear(&[module])?),
-        };
+        decoder.norm.weight.iter_mut().for_each(|w| *w *= spec.head_scale);
+        decoder
+            .norm
+            .bias
+            .iter_mut()
+            .flatten()
+            .for_each(|b| *b *= spec.head_scale);
         let cross = (0..spec.decoder.sparse.len()).map(|i| reader.cross_attention(i));
         Ok(EncoderDecoder {
             shape: spec.shape(),
@@ -53,7 +52,6 @@ impl EncoderDecoder {
             encoder,
             decoder,
             cross: cross.collect::<Result<_>>()?,
-            head,
             buffers: Buffers::default(),
         })
     }
@@ -156,7 +154,7 @@ impl Reader<'_> {
             let [up, down] = self.products(&format!("{module}.{}{e}", names.expert))?;
             Ok(Expert { up, down })
         };
-        Ok(FeedForward::Sparse(MoeLayer {
+        Ok(FeedForward::Sparse(Box::new(MoeLayer {
             index: index.expect("a sparse layer"),
             name: names.moe_layer(stack, i),
             rule: spec.rule.clone(),
@@ -167,9 +165,9 @@ impl Reader<'_> {
             owners: Owners::blocks(spec.experts, self.ranks),
             dtype: self.load.dtype,
             scale: spec.moe_scale,
-            epilogue: crate::device::Epilogue::Relu,
+            epilogue: Epilogue::Relu,
             shared: None,
-        }))
+        })))
     }
 
     /// Both products of a feed-forward layer or an expert.

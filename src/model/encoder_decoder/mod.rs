@@ -81,8 +81,6 @@ struct EncoderDecoder {
     decoder: Half,
     /// Of each decoder layer.
     cross: Vec<CrossAttention>,
-    /// `[vocabulary, d_model]`, where it isn't the embedding.
-    head: Option<Linear>,
     buffers: Buffers,
 }
 
@@ -108,7 +106,7 @@ struct CrossAttention {
 
 enum FeedForward {
     Dense(Dense),
-    Sparse(MoeLayer),
+    Sparse(Box<MoeLayer>),
 }
 
 /// Scratch rows of a step; they only grow.
@@ -144,7 +142,6 @@ impl EncoderDecoder {
         let layers = self.encoder.layers.iter().chain(&self.decoder.layers);
         let layers: usize = layers.map(|l| l.own.bytes() + ffn(&l.ffn)).sum();
         let cross: usize = self.cross.iter().map(|c| c.attention.bytes() + c.kv.bytes()).sum();
-        let head = self.head.as_ref().map_or(0, Linear::bytes);
-        (self.embedding.table.bytes() + head + layers + cross) as u64
+        (self.embedding.table.bytes() + layers + cross) as u64
     }
 }

@@ -110,18 +110,6 @@ pub enum Positions {
     },
 }
 
-/// The output projection.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Head {
-    /// The embedding, hidden states multiplied by a factor.
-    Tied {
-        /// The factor.
-        factor: f32,
-    },
-    /// A module of its own.
-    Own(&'static str),
-}
-
 /// Sizes of one half.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StackSpec {
@@ -180,8 +168,8 @@ pub struct Spec {
     pub router_bias: bool,
     /// Factor on the outputs of sparse layers.
     pub moe_scale: f32,
-    /// The output projection.
-    pub head: Head,
+    /// Factor on the hidden states that the output projection takes, which is the embedding.
+    pub head_scale: f32,
 }
 
 impl Spec {

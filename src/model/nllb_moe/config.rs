@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{FAMILY, NAMES};
 use crate::checkpoint::{Fields, StoredDtype};
-use crate::model::encoder_decoder::spec::{Head, Positions, StackSpec};
+use crate::model::encoder_decoder::spec::{Positions, StackSpec};
 use crate::model::encoder_decoder::{Spec, Stack};
 use crate::model::SpecialTokens;
 use crate::moe::gate::Rule;
@@ -186,7 +186,7 @@ impl NllbMoeConfig {
             rule: Rule::top(TOP_K),
             router_bias: self.router_bias,
             moe_scale: 1.0 - self.moe_token_dropout,
-            head: Head::Tied { factor: 1.0 },
+            head_scale: 1.0,
         }
     }
 

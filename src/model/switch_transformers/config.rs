@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{FAMILY, NAMES};
 use crate::checkpoint::Fields;
-use crate::model::encoder_decoder::spec::{Head, Positions, StackSpec};
+use crate::model::encoder_decoder::spec::{Positions, StackSpec};
 use crate::model::encoder_decoder::{Spec, Stack};
 use crate::model::SpecialTokens;
 use crate::moe::gate::Rule;
@@ -48,8 +48,6 @@ pub struct SwitchTransformersConfig {
     pub layer_norm_epsilon: f32,
     /// Rows of the embedding; may exceed the tokenizer's size.
     pub vocab_size: usize,
-    /// Whether the embedding is the output projection too.
-    pub tie_word_embeddings: bool,
     /// The decoder's first token; the padding token where the key is missing.
     pub decoder_start_token_id: u32,
     /// Padding.
@@ -91,7 +89,6 @@ impl SwitchTransformersConfig {
                 .unwrap_or(128),
             layer_norm_epsilon: fields.number("layer_norm_epsilon")?.unwrap_or(1e-6) as f32,
             vocab_size: fields.need_whole("vocab_size", 2..=1 << 28)?,
-            tie_word_embeddings: fields.switch("tie_word_embeddings")?.unwrap_or(true),
             decoder_start_token_id: fields.token("decoder_start_token_id")?.unwrap_or(pad_token_id),
             pad_token_id,
             eos_token_id: fields.tokens("eos_token_id")?.unwrap_or(vec![1]),
@@ -135,12 +132,7 @@ impl SwitchTransformersConfig {
             },
             router_bias: self.router_bias,
             moe_scale: 1.0,
-            head: match self.tie_word_embeddings {
-                true => Head::Tied {
-                    factor: (self.d_model as f32).powf(-0.5),
-                },
-                false => Head::Own("lm_head"),
-            },
+            head_scale: (self.d_model as f32).powf(-0.5),
         }
     }
 
@@ -227,6 +219,10 @@ fn check_kind(fields: &Fields<'_>) -> Result<()> {
             bail!(fields.refuse(key, &format!("\"{only}\", the only one that is supported")));
         }
     }
+    // The reference has encoder, decoder and output embed apart then.
+    if fields.switch("tie_word_embeddings")? == Some(false) {
+        bail!(fields.refuse("tie_word_embeddings", "true: separate embeddings are not supported"));
+    }
     Ok(())
 }
 
@@ -262,7 +258,7 @@ mod tests {
             (config.relative_attention_num_buckets, config.expert_capacity),
             (32, 64)
         );
-        assert_eq!((config.layer_norm_epsilon, config.tie_word_embeddings), (1e-6, true));
+        assert_eq!((config.layer_norm_epsilon, config.router_bias), (1e-6, false));
         let shape = config.spec().shape();
         assert_eq!((shape.cache_row, shape.layers, shape.top_k), ([8, 8], 3, 1));
         assert_eq!(shape.encoder_moe, ["encoder.block.1", "encoder.block.3"]);
@@ -326,8 +322,6 @@ mod tests {
         let module = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         assert_eq!(biases, [format!("encoder.{module}"), format!("decoder.{module}")]);
         assert_eq!(of(biases[1]), dense(&[32, 2]));
-        let untied = with("tie_word_embeddings", json!(false)).unwrap().spec().inventory();
-        assert!(untied.iter().any(|t| t.name == "lm_head.weight" && t.shape == [40, 6]));
     }
 
     #[test]
@@ -387,6 +381,7 @@ mod tests {
             ("layer_norm_epsilon", json!(0.0)),
             ("dense_act_fn", json!("gated-gelu")),
             ("router_dtype", json!("bfloat16")),
+            ("tie_word_embeddings", json!(false)),
             ("tie_word_embeddings", json!("yes")),
         ] {
             let error = format!("{:#}", with(key, value.clone()).expect_err(&format!("{key} = {value}")));

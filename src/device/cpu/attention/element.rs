@@ -5,10 +5,25 @@ use crate::device::cpu::lanes::Lanes;
 use crate::device::cpu::linear::round_to_bf16;
 
 mod sealed {
+    use super::super::{Attend, Cpu};
+
     /// Only the types of this file are read by the kernels.
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::bf16 {}
+    pub trait Sealed: Sized {
+        /// Attention over rows of it. No generic function, so that kernels are compiled in this crate alone.
+        fn attend(cpu: &Cpu, a: Attend<'_, Self>);
+    }
+
+    impl Sealed for f32 {
+        fn attend(cpu: &Cpu, a: Attend<'_, f32>) {
+            cpu.attend_all(a);
+        }
+    }
+
+    impl Sealed for half::bf16 {
+        fn attend(cpu: &Cpu, a: Attend<'_, half::bf16>) {
+            cpu.attend_all(a);
+        }
+    }
 }
 
 /// The type of keys and values: `f32`, or [`bf16`], which is widened as it is read.

@@ -8,6 +8,7 @@
 mod bias;
 mod chains;
 mod element;
+mod groups;
 mod keys;
 mod pack;
 mod plan;
@@ -152,8 +153,13 @@ impl Cpu {
     ///
     /// # Panics
     /// If a query, a key row or `out` lies outside its buffer.
-    pub fn attend<T: Element>(&self, mut a: Attend<'_, T>) {
+    pub fn attend<T: Element>(&self, a: Attend<'_, T>) {
         a.check();
+        T::attend(self, a);
+    }
+
+    /// [`Cpu::attend`] of what has been checked.
+    fn attend_all<T: Element>(&self, mut a: Attend<'_, T>) {
         let keys: usize = a.rows.iter().map(|r| r.seen(a.window).len()).sum();
         let nanoseconds = (keys * a.heads * ((a.head_dim + a.v_dim) / 2 + 16)) as f64 * 0.05;
         let mut tasks = TASKS.take();
@@ -167,6 +173,7 @@ impl Cpu {
         let out = Shared(a.out.as_mut_ptr());
         a.out = &mut [];
         let a = &a;
+        let grouped = a.heads > a.kv_heads || std::env::var("GROUPED").is_ok();
         self.for_each(tasks.len(), nanoseconds, |task| {
             let Task { queries, heads, shared } = tasks[task].clone();
             SCRATCH.with_borrow_mut(|scratch| {
@@ -181,6 +188,7 @@ impl Cpu {
                             scratch,
                             out,
                         }),
+                        false if grouped => self.isa().run(groups::Groups::new(a, queries, heads, scratch, out)),
                         false => self.isa().run(rows::Rows {
                             a,
                             queries,

@@ -12,6 +12,8 @@ const MOST: usize = 16;
 const LEAST_SHARED: usize = 64;
 /// Queries of a task that share rows, at most: a head of them, packed, should stay in the second-level cache.
 const MOST_SHARED: usize = 512;
+/// Heads over one head of keys that are not parted: parts would read the same rows.
+const MOST_GROUPED: usize = 16;
 /// Tasks wanted for each thread.
 const TASKS: usize = 8;
 
@@ -107,7 +109,8 @@ impl Asked<'_> {
         for query in queries {
             let cost = self.cost(query..query + 1);
             if cost * heads > most {
-                let each = (most / cost).next_multiple_of(HEADS).max(HEADS);
+                let unit = HEADS.max(self.group.min(MOST_GROUPED));
+                let each = (most / cost).next_multiple_of(unit).max(unit);
                 tasks.extend((0..heads).step_by(each).map(|head| Task {
                     queries: query..query + 1,
                     heads: head..(head + each).min(heads),

@@ -42,10 +42,11 @@ impl<T: Element> Kernel for Rows<'_, T> {
             match d {
                 64 => self.query::<L, 4, 4>(query, &mut ahead),
                 128 => self.query::<L, 2, 8>(query, &mut ahead),
-                _ => self.heads.clone().for_each(
-                    #[inline(always)]
-                    |head| self.one_head::<L, 0>(query, head),
-                ),
+                _ => {
+                    for head in self.heads.clone() {
+                        self.one_head::<L, 0>(query, head);
+                    }
+                }
             }
         }
     }
