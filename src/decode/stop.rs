@@ -48,7 +48,8 @@ impl Stops {
     }
 
     /// Whether `next` completes a stop string in the text of an output whose tokens before, `ids`, hold none. `text` makes
-    /// text of ids; it is given a tail of them that is long enough, and all only to make sure.
+    /// text of ids: of a tail of them that is long enough, and of all once that holds a stop string, as a tail may begin
+    /// within a character.
     ///
     /// # Errors
     /// `text` fails.
@@ -99,6 +100,8 @@ mod tests {
         b"                                        ba",
     ];
 
+    type Decode = fn(&[u32]) -> Result<String>;
+
     fn bytes(ids: &[u32]) -> Vec<u8> {
         ids.iter().flat_map(|&id| PIECES[id as usize].iter().copied()).collect()
     }
@@ -123,14 +126,15 @@ mod tests {
 
     #[test]
     fn an_output_ends_with_the_first_token_that_completes_a_stop_string_in_its_text() {
-        let decoders: [fn(&[u32]) -> Result<String>; 3] = [byte_level, sentence_piece, cleaned];
-        let lists: [&[&str]; 9] = [
+        let decoders: [Decode; 3] = [byte_level, sentence_piece, cleaned];
+        let lists: [&[&str]; 10] = [
             &["\n\n"],
             &["aba"],
             &["a\nb", "ab ab", "bbb"],
             &["é"],
             &["😀", "éa"],
             &["a😀b"],
+            &["a😀", "b😀"],
             &[" a b"],
             &["b.", "a."],
             &["abababababababab", "                    b"],
@@ -142,7 +146,7 @@ mod tests {
                 for run in 0..100 {
                     // Some runs keep to few tokens, so that long stop strings come about, or much without text.
                     let kinds = [16, 3, 6, 14][run % 4];
-                    let draw = |i| (uniform(1, (100 * (9 * d + l) + run) as u64, i) * f64::from(kinds)) as u32;
+                    let draw = |i| (uniform(1, (100 * (10 * d + l) + run) as u64, i) * f64::from(kinds)) as u32;
                     let token = |i| if run % 5 == 4 && i % 50 > 9 { 6 } else { draw(i) };
                     let mut ids = Vec::new();
                     for i in 0..120 {
@@ -175,6 +179,16 @@ mod tests {
         };
         assert!(!stops.reached(&ids, 0, text).unwrap());
         assert!(decoded.get() < 150, "{} ids made text", decoded.get());
+    }
+
+    #[test]
+    fn a_tail_that_begins_within_a_character_ends_nothing() {
+        let stops = stops(&["\u{FFFD}b"]);
+        for length in 0..100 {
+            let ids = [vec![8, 9], vec![1; length]].concat();
+            assert!(!stops.reached(&ids, 1, byte_level).unwrap(), "{length}");
+        }
+        assert!(stops.reached(&[1, 1, 8], 1, byte_level).unwrap());
     }
 
     #[test]
