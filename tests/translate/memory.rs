@@ -4,7 +4,6 @@ use crate::place::{bundled, Place};
 use serde_json::Value;
 use sluicegate::checkpoint::read_json;
 use sluicegate::model::inventory::Owner;
-use sluicegate::model::nllb_moe::inventory::inventory;
 use sluicegate::model::nllb_moe::NllbMoeConfig;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ fn measure(dir: &Path, input: &Path) {
     let config = read_json(dir, "config.json").expect("config.json");
     let config = NllbMoeConfig::from_json(&config, &dir.join("config.json")).expect("config");
     let (mut dense, mut experts) = (0.0, 0.0);
-    for tensor in inventory(&config) {
+    for tensor in config.spec().inventory() {
         let bytes = 4.0 * tensor.elements() as f64;
         match tensor.owner {
             Owner::Dense => dense += bytes,
