@@ -1,4 +1,4 @@
-//! The program `sluice translate` as a user starts it: the real binary, under mpirun.
+//! The program's jobs as a user starts them: the real binary, under mpirun. What is not named otherwise is `translate`.
 //!
 //! Reference checkpoints and larger test sets are looked for in SLUICE_SHARED, or `../shared` beside the checkout; tests
 //! that need them skip where they are absent, and all skip where there is no mpirun.
@@ -6,11 +6,13 @@
 mod checkpoints;
 mod datasets;
 mod exact;
+mod generate;
 mod inputs;
 mod memory;
 mod options;
 mod place;
 mod precisions;
+mod score;
 mod sharing;
 mod small_model;
 mod trained;

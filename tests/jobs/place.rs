@@ -82,7 +82,12 @@ impl Place {
 
     /// `mpirun -n RANKS sluice translate INPUT --model MODEL --output OUT FLAGS`, a thread a rank.
     pub fn translate(&self, ranks: usize, model: &Path, input: &Path, out: &str, flags: &str) -> End {
-        self.start(ranks, &[], None, &self.job(model, input, out, flags))
+        self.run_job("translate", ranks, model, input, out, flags)
+    }
+
+    /// The same with another job.
+    pub fn run_job(&self, job: &str, ranks: usize, model: &Path, input: &Path, out: &str, flags: &str) -> End {
+        self.start(ranks, &[], None, &self.job_of(job, model, input, out, flags))
     }
 
     /// The same, which must succeed; gives the rows.
@@ -100,11 +105,16 @@ impl Place {
         assert!(!self.left("refused.h5"), "something is left behind: {words:?}");
     }
 
-    /// The arguments of such a job.
+    /// The arguments of a translation.
     pub fn job(&self, model: &Path, input: &Path, out: &str, flags: &str) -> Vec<String> {
+        self.job_of("translate", model, input, out, flags)
+    }
+
+    /// The arguments of a job.
+    pub fn job_of(&self, job: &str, model: &Path, input: &Path, out: &str, flags: &str) -> Vec<String> {
         let out = self.arg(out);
         let (model, input) = (model.display().to_string(), input.display().to_string());
-        let fixed = ["translate", &input, "--model", &model, "--output", &out];
+        let fixed = [job, &input, "--model", &model, "--output", &out];
         let flags = flags.split_whitespace();
         fixed.into_iter().chain(flags).map(str::to_string).collect()
     }
@@ -117,7 +127,8 @@ impl Place {
             .args(["--bind-to", "none", "-n", &ranks.to_string()])
             .arg(env!("CARGO_BIN_EXE_sluice"))
             .args(arguments);
-        if arguments[0] == "translate" && !arguments.iter().any(|a| a == "--threads") {
+        let of_ranks = ["translate", "score", "generate"].contains(&arguments[0].as_str());
+        if of_ranks && !arguments.iter().any(|a| a == "--threads") {
             command.args(["--threads", "1"]);
         }
         self.run(command, env, stdin)
