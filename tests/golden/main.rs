@@ -77,6 +77,20 @@ fn dropped(item: &Value, routers: &str) -> bool {
     weights.any(|token| floats(token)[0] == 0.0)
 }
 
+/// How far the reference's float32 log-probabilities are from its own in float64, where that is near the bound or above
+/// it (transformers 5.23, eager attention and experts).
+const REFERENCE_OFF: [(&str, f64); 3] = [
+    ("qwen2_moe-s2-step2-tied", 4.0e-4),
+    ("granitemoe-s1", 1.7e-4),
+    ("qwen3_moe-s1", 0.9e-4),
+];
+
+/// The largest difference of a log-probability of checkpoint `name` from the reference's: 1e-4 from what is exact.
+fn bound(name: &str) -> f64 {
+    let off = REFERENCE_OFF.iter().find(|(of, _)| *of == name);
+    1e-4 + off.map_or(0.0, |(_, off)| *off)
+}
+
 fn ids(value: &Value) -> Vec<u32> {
     let list = value.as_array().unwrap_or_else(|| panic!("ids, found {value}"));
     list.iter().map(|v| v.as_u64().expect("an id") as u32).collect()
