@@ -315,7 +315,11 @@ impl<P> Books<P> {
 fn layout(model: &dyn Model) -> RoutingLayout {
     let shape = model.shape();
     RoutingLayout {
-        encoder_layers: shape.encoder_moe.clone(),
+        // Without an encoder prompts are read by the decoder's layers.
+        encoder_layers: match shape.encoder {
+            true => shape.encoder_moe.clone(),
+            false => shape.decoder_moe.clone(),
+        },
         decoder_layers: shape.decoder_moe.clone(),
         experts: shape.experts,
         top_k: shape.top_k,
