@@ -49,15 +49,16 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
     pub temperature: Option<f32>,
 
-    /// Draw from the N likeliest tokens only; 0 takes all
+    /// Draw from the N likeliest tokens only; 0, the default, takes all
     #[arg(long, value_name = "N", value_parser = count(0, MANY), help_heading = "Sampling")]
     pub top_k: Option<usize>,
 
-    /// Draw from the fewest likeliest tokens whose probabilities come to this
+    /// Draw from the fewest likeliest tokens whose probabilities come to this. Default: 1, all
     #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
     pub top_p: Option<f32>,
 
-    /// Draw from tokens that are at least this probable, in parts of the likeliest one's probability
+    /// Draw from tokens that are at least this probable, in parts of the likeliest one's probability. Default:
+    /// 0, all
     #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
     pub min_p: Option<f32>,
 

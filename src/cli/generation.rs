@@ -20,7 +20,8 @@ pub struct GenerationArgs {
     #[arg(long, value_name = "N", value_parser = count(0, MANY), help_heading = "Generation")]
     pub min_new_tokens: Option<usize>,
 
-    /// Longest output in tokens, the decoder's start token included. Default: generation_config.json, else 20
+    /// Longest output in tokens, the decoder's start token, or the prompt of a decoder-only model, included. Default:
+    /// generation_config.json, else 20 (generate: 128 new tokens)
     #[arg(long, value_name = "N", value_parser = count(2, MANY), help_heading = "Generation")]
     pub max_length: Option<usize>,
 
