@@ -1,9 +1,7 @@
 //! BLEU over a corpus (Papineni et al., 2002), as sacreBLEU computes it: n-grams up to 4, and by default 13a tokens, mixed
 //! case, exponential smoothing, no effective order.
 
-use std::collections::HashMap;
-
-use super::ngram::counts;
+use super::ngram::{count, Numbers};
 use super::tokenize::Tokenizer;
 use super::{case, same_length, version, words, yes_no, References};
 
@@ -112,8 +110,9 @@ impl BleuStats {
         let tokenize = |text: &str| self.options.tokenizer.tokenize(&case(text, self.options.lowercase));
         let hyp = tokenize(hyp);
         let refs: Vec<String> = refs.iter().map(|r| tokenize(r)).collect();
-        let hyp: Vec<&str> = words(&hyp).collect();
-        let refs: Vec<Vec<&str>> = refs.iter().map(|r| words(r).collect()).collect();
+        let mut numbers = Numbers::default();
+        let hyp = numbers.of(words(&hyp));
+        let refs: Vec<Vec<u32>> = refs.iter().map(|r| numbers.of(words(r))).collect();
         self.sys_len += hyp.len() as u64;
         // Of two references equally close the shorter one counts.
         let closest = refs
@@ -121,19 +120,13 @@ impl BleuStats {
             .map(Vec::len)
             .min_by_key(|len| (len.abs_diff(hyp.len()), *len));
         self.ref_len += closest.unwrap_or(0) as u64;
-        for order in 1..=MAX_ORDER {
-            let mut allowed: HashMap<&[&str], u64> = HashMap::new();
-            for reference in &refs {
-                for (ngram, count) in counts(reference, order) {
-                    let most = allowed.entry(ngram).or_default();
-                    *most = count.max(*most);
-                }
-            }
-            for (ngram, count) in counts(&hyp, order) {
-                self.total[order - 1] += count;
-                self.correct[order - 1] += count.min(allowed.get(ngram).copied().unwrap_or(0));
-            }
-        }
+        let texts: Vec<&[u32]> = std::iter::once(&hyp).chain(&refs).map(Vec::as_slice).collect();
+        count(&texts, MAX_ORDER, |order, counts| {
+            let allowed = |ngram: usize| counts[1..].iter().map(|counts| counts[ngram]).max().unwrap_or(0);
+            let correct = (0..).zip(&counts[0]).map(|(ngram, count)| *count.min(&allowed(ngram)));
+            self.correct[order - 1] += correct.map(u64::from).sum::<u64>();
+            self.total[order - 1] += (hyp.len() + 1).saturating_sub(order) as u64;
+        });
     }
 
     /// Adds the segments of another with the same options.

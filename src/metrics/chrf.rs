@@ -1,9 +1,7 @@
 //! chrF and chrF++ over a corpus (Popović, 2015 and 2017), as sacreBLEU computes them: character n-grams up to 6 without
 //! white space, beta 2, averaged over the orders that occur.
 
-use std::hash::Hash;
-
-use super::ngram::counts;
+use super::ngram::{count, shared, Numbers};
 use super::{case, same_length, version, words, References};
 
 /// The longest character n-gram that is counted.
@@ -83,12 +81,8 @@ impl ChrfStats {
     /// Adds a segment: the system's line and its references, of which the one that fits best counts.
     pub fn add(&mut self, hyp: &str, refs: &[&str]) {
         self.references.add(refs.len());
-        let hyp = case(hyp, self.lowercase);
-        let hyp = Segment::of(&hyp);
         let mut best: Option<(f64, Vec<Matches>)> = None;
-        for reference in refs {
-            let reference = case(reference, self.lowercase);
-            let orders = hyp.compare(&Segment::of(&reference), self.word_order);
+        for orders in compare(&case(hyp, self.lowercase), refs, self) {
             let score = f_score(&orders);
             if best.as_ref().is_none_or(|(found, _)| score > *found) {
                 best = Some((score, orders));
@@ -151,25 +145,35 @@ pub fn corpus_chrf(hyps: &[&str], refs: &[Vec<&str>], word_order: usize) -> anyh
     Ok(stats.score())
 }
 
-/// A segment as chrF sees it.
-struct Segment<'a> {
-    chars: Vec<char>,
-    words: Vec<&'a str>,
+/// What a line shares with each reference, `[references][orders]`.
+fn compare(hyp: &str, refs: &[&str], options: &ChrfStats) -> Vec<Vec<Matches>> {
+    let refs: Vec<_> = refs.iter().map(|r| case(r, options.lowercase)).collect();
+    let texts: Vec<&str> = std::iter::once(hyp).chain(refs.iter().map(AsRef::as_ref)).collect();
+    let mut found = vec![Vec::with_capacity(CHAR_ORDER + options.word_order); refs.len()];
+    let mut numbers = Numbers::default();
+    let chars = texts.iter().map(|text| numbers.of(words(text).flat_map(str::chars)));
+    matches(&chars.collect::<Vec<_>>(), CHAR_ORDER, &mut found);
+    let mut numbers = Numbers::default();
+    let words = texts.iter().map(|text| numbers.of(words(text).flat_map(apart)));
+    matches(&words.collect::<Vec<_>>(), options.word_order, &mut found);
+    found
 }
 
-impl<'a> Segment<'a> {
-    fn of(text: &'a str) -> Segment<'a> {
-        Segment {
-            chars: words(text).flat_map(str::chars).collect(),
-            words: words(text).flat_map(apart).collect(),
+/// Adds to `found` what the first text shares with each of the others, order after order.
+fn matches(texts: &[Vec<u32>], orders: usize, found: &mut [Vec<Matches>]) {
+    let slices: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    count(&slices, orders, |order, counts| {
+        let of = |text: &[u32]| (text.len() + 1).saturating_sub(order) as u64;
+        for (found, (text, counts_there)) in found.iter_mut().zip(slices.iter().zip(counts).skip(1)) {
+            let reference = of(text);
+            found.push(Matches {
+                // The system's n-grams don't count where the reference has none of that order.
+                hyp: if reference == 0 { 0 } else { of(slices[0]) },
+                reference,
+                both: shared(&counts[0], counts_there),
+            });
         }
-    }
-
-    fn compare(&self, reference: &Segment, word_order: usize) -> Vec<Matches> {
-        let chars = (1..=CHAR_ORDER).map(|n| matches(&self.chars, &reference.chars, n));
-        let words = (1..=word_order).map(|n| matches(&self.words, &reference.words, n));
-        chars.chain(words).collect()
-    }
+    });
 }
 
 /// A word with one punctuation mark split off its end or else its beginning: `(hi)` gives `(hi` and `)`.
@@ -183,20 +187,6 @@ fn apart(word: &str) -> impl Iterator<Item = &str> {
     };
     let (head, tail) = word.split_at(cut);
     [head, tail].into_iter().filter(|part| !part.is_empty())
-}
-
-fn matches<T: Eq + Hash>(hyp: &[T], reference: &[T], order: usize) -> Matches {
-    let (hyp, reference) = (counts(hyp, order), counts(reference, order));
-    let both = hyp
-        .iter()
-        .map(|(ngram, n)| reference.get(ngram).map_or(0, |m| *n.min(m)))
-        .sum();
-    Matches {
-        // The system's n-grams don't count where the reference has none of that order.
-        hyp: if reference.is_empty() { 0 } else { hyp.values().sum() },
-        reference: reference.values().sum(),
-        both,
-    }
 }
 
 fn add_up(sum: &mut [Matches], more: &[Matches]) {

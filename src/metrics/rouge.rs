@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::ngram::counts;
+use super::ngram::{count, shared, Numbers};
 pub use super::porter::stem;
 use super::sum::FixedSum;
 use super::{version, yes_no, References};
@@ -126,8 +126,8 @@ impl RougeStats {
 
 /// What a line shares with one reference, in the order of [`NAMES`].
 pub fn compare(hyp: &str, reference: &str, stems: bool) -> [Shared; NAMES.len()] {
-    let mut numbers = HashMap::new();
-    let mut tokens = |text: &str| numbered(text, stems, &mut numbers);
+    let mut numbers = Numbers::default();
+    let mut tokens = |text: &str| tokens(text, stems, &mut numbers);
     let mut sentences = |text: &str| -> Vec<Vec<u32>> { text.split('\n').map(&mut tokens).collect() };
     let (hyp_sentences, ref_sentences) = (sentences(hyp), sentences(reference));
     let (hyp, reference) = (hyp_sentences.concat(), ref_sentences.concat());
@@ -139,32 +139,29 @@ pub fn compare(hyp: &str, reference: &str, stems: bool) -> [Shared; NAMES.len()]
         let hits = union_hits(&ref_sentences, &hyp_sentences);
         Shared::of(hits, hyp.len(), reference.len())
     };
-    [ngrams(&hyp, &reference, 1), ngrams(&hyp, &reference, 2), l, lsum]
+    let [one, two] = ngrams(&hyp, &reference);
+    [one, two, l, lsum]
 }
 
 /// The tokens of a text as numbers: runs of a to z and 0 to 9, in lower case.
-fn numbered(text: &str, stems: bool, numbers: &mut HashMap<String, u32>) -> Vec<u32> {
+fn tokens(text: &str, stems: bool, numbers: &mut Numbers<String>) -> Vec<u32> {
     let lower = text.to_lowercase();
     let tokens = lower.split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit());
-    let number = |token: &str| {
-        let token = match stems && token.len() > 3 {
-            true => stem(token),
-            false => token.to_owned(),
-        };
-        let next = numbers.len() as u32;
-        *numbers.entry(token).or_insert(next)
+    let stemmed = |token: &str| match stems && token.len() > 3 {
+        true => stem(token),
+        false => token.to_owned(),
     };
-    tokens.filter(|token| !token.is_empty()).map(number).collect()
+    numbers.of(tokens.filter(|token| !token.is_empty()).map(stemmed))
 }
 
-fn ngrams(hyp: &[u32], reference: &[u32], order: usize) -> Shared {
-    let known = counts(reference, order);
-    let shared = counts(hyp, order)
-        .into_iter()
-        .map(|(ngram, count)| count.min(known.get(ngram).copied().unwrap_or(0)))
-        .sum();
-    let of = |tokens: &[u32]| (tokens.len() + 1).saturating_sub(order);
-    Shared::of(shared, of(hyp), of(reference))
+/// What two texts share of n-grams, of order 1 and 2.
+fn ngrams(hyp: &[u32], reference: &[u32]) -> [Shared; 2] {
+    let mut found = [Shared::default(); 2];
+    count(&[hyp, reference], found.len(), |order, counts| {
+        let of = |tokens: &[u32]| (tokens.len() + 1).saturating_sub(order);
+        found[order - 1] = Shared::of(shared(&counts[0], &counts[1]), of(hyp), of(reference));
+    });
+    found
 }
 
 /// How long the longest common subsequence is.

@@ -1,9 +1,8 @@
 //! TER over a corpus (Snover et al., 2006), as sacreBLEU computes it: edits and shifts of words over the references'
 //! average length.
 
-use std::collections::HashMap;
-
 use super::edit_rate::edits;
+use super::ngram::Numbers;
 use super::sum::FixedSum;
 use super::tokenize::tercom;
 use super::{version, words, yes_no, References};
@@ -44,10 +43,9 @@ impl TerStats {
         self.references.add(refs.len());
         let hyp = tercom::tokenize(hyp, self.options);
         let refs: Vec<String> = refs.iter().map(|r| tercom::tokenize(r, self.options)).collect();
-        let mut numbers = HashMap::new();
-        let mut numbered = |line| -> Vec<u32> { words(line).map(|word| number(word, &mut numbers)).collect() };
-        let hyp = numbered(&hyp);
-        let refs: Vec<Vec<u32>> = refs.iter().map(|r| numbered(r)).collect();
+        let mut numbers = Numbers::default();
+        let hyp = numbers.of(words(&hyp));
+        let refs: Vec<Vec<u32>> = refs.iter().map(|r| numbers.of(words(r))).collect();
         self.edits += refs.iter().map(|r| edits(&hyp, r)).min().unwrap_or(0);
         if !refs.is_empty() {
             let length: usize = refs.iter().map(Vec::len).sum();
@@ -101,10 +99,4 @@ impl TerStats {
             version()
         )
     }
-}
-
-/// A number for the word, the same for equal words.
-fn number<'a>(word: &'a str, numbers: &mut HashMap<&'a str, u32>) -> u32 {
-    let next = numbers.len() as u32;
-    *numbers.entry(word).or_insert(next)
 }

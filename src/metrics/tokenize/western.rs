@@ -1,23 +1,6 @@
 //! The tokenizer `13a` of BLEU, mteval-v13a's, and what other tokenizers share with it.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
-
-/// Punctuation apart from its words, pass after pass: what one pass writes, the next one reads.
-static PASSES: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
-    let regex = |pattern| Regex::new(pattern).expect("a constant pattern");
-    [
-        // ASCII punctuation, save ' - . and ,
-        (regex(r"([\{-~\[-` -&\(-\+:-@/])"), " ${1} "),
-        // period and comma, unless after a digit
-        (regex(r"([^0-9])([\.,])"), "${1} ${2} "),
-        // period and comma, unless before a digit
-        (regex(r"([\.,])([^0-9])"), " ${1} ${2}"),
-        // a dash after a digit
-        (regex(r"([0-9])(-)"), "${1} ${2} "),
-    ]
-});
+use super::set_apart;
 
 /// The tokens of a segment without white space at its end.
 pub(super) fn tokenize_13a(segment: &str) -> String {
@@ -39,18 +22,35 @@ pub(super) fn punctuation(line: String) -> String {
     numbers(symbols(line))
 }
 
-/// The first pass: symbols that never belong to a word or a number.
+/// ASCII symbols that never belong to a word or a number; ' - . and , may.
 pub(super) fn symbols(line: String) -> String {
-    pass(line, &PASSES[0])
+    set_apart(
+        &line,
+        |c| matches!(c, '!'..='&' | '('..='+' | '/' | ':'..='@' | '['..='`' | '{'..='~'),
+    )
 }
 
-/// The other passes: periods, commas and dashes, which may belong to a number.
+/// Periods and commas apart unless digits stand on both sides, then a dash after a digit. What one pass writes, the next one
+/// reads.
 pub(super) fn numbers(line: String) -> String {
-    PASSES[1..].iter().fold(line, pass)
+    let digit = |c: char| c.is_ascii_digit();
+    let point = |c| c == '.' || c == ',';
+    let line = pairs(&line, |a, b| !digit(a) && point(b), |a, b| [a, ' ', b, ' ']);
+    let line = pairs(&line, |a, b| point(a) && !digit(b), |a, b| [' ', a, ' ', b]);
+    pairs(&line, |a, b| digit(a) && b == '-', |a, b| [a, ' ', b, ' '])
 }
 
-fn pass(line: String, (pattern, replacement): &(Regex, &str)) -> String {
-    pattern.replace_all(&line, *replacement).into_owned()
+/// Replaces pairs of characters from the left on; a character is in one pair at most.
+fn pairs(line: &str, is: impl Fn(char, char) -> bool, to: impl Fn(char, char) -> [char; 4]) -> String {
+    let mut spaced = String::with_capacity(line.len() + line.len() / 4);
+    let mut chars = line.chars().peekable();
+    while let Some(a) = chars.next() {
+        match chars.next_if(|b| is(a, *b)) {
+            Some(b) => spaced.extend(to(a, b)),
+            None => spaced.push(a),
+        }
+    }
+    spaced
 }
 
 #[cfg(test)]
