@@ -166,8 +166,14 @@ fn greedy(model: &mut dyn Model, ctx: &mut Context, prompt: &[u32], eos: &[u32],
 }
 
 fn play(name: &str) {
+    play_up_to(name, usize::MAX);
+}
+
+/// With the texts of at most so many tokens.
+fn play_up_to(name: &str, most: usize) {
     let Some(golden) = Golden::open(name) else { return };
-    let texts = texts(&golden);
+    let texts: Vec<Text> = texts(&golden).into_iter().take_while(|t| t.ids.len() <= most).collect();
+    assert!(texts.len() > 1);
     let eos = golden.architecture().special_tokens().eos.clone();
     let alone = threads::run(1, |comm| {
         let device = device(2);
@@ -178,7 +184,9 @@ fn play(name: &str) {
         let mut worst = 0f64;
         for (text, logprobs) in texts.iter().zip(&found.logprobs) {
             let item = &golden.items()[text.item];
-            for (module, routes) in shape.decoder_moe.iter().zip(&found.routes) {
+            let routed = item["routing"].as_object().is_some_and(|all| !all.is_empty());
+            let layers = shape.decoder_moe.iter().zip(&found.routes);
+            for (module, routes) in layers.filter(|_| routed) {
                 same_routes(item, module, 0, &of_text(routes, text));
             }
             let wanted = floats(&item["score"]["logprobs"]);
@@ -200,13 +208,51 @@ fn play(name: &str) {
         println!("{name}: largest difference of a log-probability {worst:.1e}");
         found.hidden
     });
+    on_ranks(&golden, &texts, &alone[0], Dtype::F32);
+}
+
+/// The same bits on two and three ranks as on one.
+fn on_ranks(golden: &Golden, texts: &[Text], alone: &[f32], dtype: Dtype) {
     let d = golden.architecture().shape().d_model;
     for ranks in [2, 3] {
-        for (item, hidden) in threads::run(ranks, |comm| on_rank(&golden, comm, Dtype::F32)).concat() {
+        for (item, hidden) in threads::run(ranks, |comm| on_rank(golden, comm, dtype)).concat() {
             let text = texts.iter().find(|t| t.item == item).expect("a text");
-            let wanted = &alone[0][text.first * d..][..text.ids.len() * d];
-            assert_eq!(hidden, bits(wanted), "item {item} on {ranks} ranks");
+            let wanted = &alone[text.first * d..][..text.ids.len() * d];
+            assert_eq!(hidden, bits(wanted), "{dtype:?}: item {item} on {ranks} ranks");
         }
+    }
+}
+
+/// The other types: near the reference, and as equal to themselves.
+fn roughly(name: &str) {
+    let Some(golden) = Golden::open(name) else { return };
+    let texts = texts(&golden);
+    for dtype in [Dtype::Bf16, Dtype::Int8] {
+        let alone = threads::run(1, |comm| {
+            let device = device(2);
+            let mut model = golden.load_as(dtype, 0, 1);
+            let shape = model.shape().clone();
+            let mut ctx = Context::new(&device, comm, shape.moe_layers(), shape.experts, true);
+            let found = together(model.as_mut(), &mut ctx, &texts);
+            let slowly = one_by_one(model.as_mut(), &mut ctx, &texts);
+            assert_eq!(
+                bits(&slowly),
+                bits(&found.hidden),
+                "{dtype:?}: one token after the other"
+            );
+            let logprob: f64 = found.logprobs.iter().flatten().sum();
+            let wanted: f64 = texts
+                .iter()
+                .filter_map(|t| golden.items()[t.item]["score"]["nll"].as_f64())
+                .sum();
+            println!("{name} {dtype:?}: {} nats, the reference {wanted}", -logprob);
+            assert!(
+                (logprob + wanted).abs() < 0.05 * wanted,
+                "{dtype:?}: {logprob} {wanted}"
+            );
+            found.hidden
+        });
+        on_ranks(&golden, &texts, &alone[0], dtype);
     }
 }
 
@@ -308,4 +354,29 @@ fn granitemoe_untied() {
 #[test]
 fn phimoe_s1() {
     play("phimoe-s1");
+}
+
+#[test]
+fn other_types_of_olmoe() {
+    roughly("olmoe-s1");
+}
+
+#[test]
+fn other_types_of_qwen2_moe() {
+    roughly("qwen2_moe-s1");
+}
+
+#[test]
+fn other_types_of_gpt_oss() {
+    roughly("gpt_oss-s1");
+}
+
+#[test]
+fn other_types_of_deepseek_v2() {
+    roughly("deepseek_v2-s1");
+}
+
+#[test]
+fn phimoe_up_to_its_original_positions() {
+    play_up_to("phimoe-s2-longrope", 64);
 }
