@@ -21,7 +21,7 @@ pub(super) const MAX_HEADER: u64 = 100_000_000;
 pub enum Dtype {
     /// One of the types in which weights are accepted.
     Float(StoredDtype),
-    /// Any other, by the name that the file gives it (`I64`, `F8_E4M3`, ...).
+    /// Any other, by the name that the file gives it (`I64`, `U8`, `F8_E4M3`, ...).
     Other(String),
 }
 
@@ -72,6 +72,21 @@ pub struct TensorInfo {
     pub(super) start: u64,
     /// Which of the checkpoint's files holds them.
     pub(super) shard: usize,
+}
+
+impl TensorInfo {
+    /// What is stored of one index of the first dimension; nothing if there is no such index.
+    pub(super) fn part(&self, index: usize) -> Option<TensorInfo> {
+        let (&parts, shape) = self.shape.split_first()?;
+        let bytes = self.bytes.checked_div(parts as u64)?;
+        (index < parts).then(|| TensorInfo {
+            dtype: self.dtype.clone(),
+            shape: shape.to_vec(),
+            bytes,
+            start: self.start + index as u64 * bytes,
+            shard: self.shard,
+        })
+    }
 }
 
 /// Reads the JSON of a header whose file has `data_len` bytes behind it.

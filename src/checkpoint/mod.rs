@@ -1,8 +1,9 @@
 //! Hugging Face model folders: `config.json`, safetensors files (one or sharded with an index), generation defaults.
 //!
 //! Opening a folder reads headers only and checks them against the files' sizes, so that a torn or foreign file is
-//! refused before any work. Weights are read tensor by tensor with `pread`, each rank asking for what it owns, and
-//! NaN is looked for on the way.
+//! refused before any work. Weights are read tensor by tensor with `pread`, each rank asking for what it owns (of a
+//! tensor that holds all experts, its part), and NaN is looked for on the way. FP8 and MXFP4 weights are read as the
+//! numbers that they stand for.
 //!
 //! ```no_run
 //! use sluicegate::checkpoint::Checkpoint;
@@ -18,8 +19,10 @@
 mod fields;
 mod fingerprint;
 mod folder;
+mod fp8;
 pub mod generation;
 mod header;
+mod mxfp4;
 mod reader;
 mod tensor;
 

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 
 use super::fingerprint;
 use super::folder::{self, Shard};
+use super::fp8;
 use super::header::{Dtype, TensorInfo};
 use super::tensor::{StoredDtype, TensorData};
 
@@ -24,6 +25,15 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, TensorInfo>,
     bytes_read: AtomicU64,
+}
+
+/// How a tensor's numbers are stored.
+enum Weights<'a> {
+    Float(StoredDtype),
+    /// See [`fp8`].
+    Fp8 {
+        scales: &'a TensorInfo,
+    },
 }
 
 impl Checkpoint {
@@ -69,12 +79,23 @@ impl Checkpoint {
             .map_or(&self.source, |info| &self.shards[info.shard].path)
     }
 
-    /// Makes sure that a tensor is there, of a float type and of the given shape.
+    /// Makes sure that a tensor is there, of a type that [`read`](Self::read) takes and of the given shape.
     ///
     /// # Errors
     /// Names the file, the tensor, what was found and what was expected.
     pub fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
-        let (info, _) = self.float(name)?;
+        self.weights(name)?;
+        self.expect_shape(name, shape)
+    }
+
+    /// As [`expect`](Self::expect), of bytes.
+    pub(super) fn expect_bytes(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.bytes(name)?;
+        self.expect_shape(name, shape)
+    }
+
+    fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let info = self.found(name)?;
         ensure!(
             info.shape == shape,
             "{}: tensor `{name}` has shape {:?}, but config.json calls for {shape:?}; weights and config.json are not \
@@ -85,17 +106,16 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Reads one tensor as stored: exactly its bytes, nothing around them.
+    /// Reads one tensor as stored: exactly its bytes, nothing around them. What FP8 weights stand for is read in single
+    /// precision.
     ///
     /// # Errors
     /// If it isn't there, isn't of a float type, can't be read, or holds a NaN (named by its element).
     pub fn read(&self, name: &str) -> Result<TensorData> {
-        let (info, dtype) = self.float(name)?;
-        Ok(match dtype {
-            StoredDtype::F32 => TensorData::F32(self.elements(name, info, f32::from_le_bytes, f32::is_nan)?),
-            StoredDtype::Bf16 => TensorData::Bf16(self.elements(name, info, bf16::from_le_bytes, bf16::is_nan)?),
-            StoredDtype::F16 => TensorData::F16(self.elements(name, info, f16::from_le_bytes, f16::is_nan)?),
-        })
+        match self.weights(name)? {
+            (info, Weights::Float(dtype)) => self.floats(&format!("tensor `{name}`"), info, dtype),
+            (info, Weights::Fp8 { scales }) => Ok(TensorData::F32(self.fp8(name, info, scales)?)),
+        }
     }
 
     /// Like [`read`](Self::read), but in single precision, without holding the stored form beside it.
@@ -103,12 +123,40 @@ impl Checkpoint {
     /// # Errors
     /// As for [`read`](Self::read).
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let (info, dtype) = self.float(name)?;
-        match dtype {
-            StoredDtype::F32 => self.elements(name, info, f32::from_le_bytes, f32::is_nan),
-            StoredDtype::Bf16 => self.elements(name, info, |b| bf16::from_le_bytes(b).to_f32(), f32::is_nan),
-            StoredDtype::F16 => self.elements(name, info, |b| f16::from_le_bytes(b).to_f32(), f32::is_nan),
+        let what = format!("tensor `{name}`");
+        match self.weights(name)? {
+            (info, Weights::Float(dtype)) => self.floats_f32(&what, info, dtype),
+            (info, Weights::Fp8 { scales }) => self.fp8(name, info, scales),
         }
+    }
+
+    /// Reads one index of a tensor's first dimension, as stored (an expert of a tensor that holds all): no other bytes.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read); and if there is no such index, or the tensor is FP8.
+    pub fn read_part(&self, name: &str, index: usize) -> Result<TensorData> {
+        let (part, dtype) = self.float_part(name, index)?;
+        self.floats(&format!("part {index} of tensor `{name}`"), &part, dtype)
+    }
+
+    /// Like [`read_part`](Self::read_part), but in single precision, without holding the stored form beside it.
+    ///
+    /// # Errors
+    /// As for [`read_part`](Self::read_part).
+    pub fn read_part_f32(&self, name: &str, index: usize) -> Result<Vec<f32>> {
+        let (part, dtype) = self.float_part(name, index)?;
+        self.floats_f32(&format!("part {index} of tensor `{name}`"), &part, dtype)
+    }
+
+    /// Reads one index of the first dimension of a tensor of bytes.
+    pub(super) fn read_bytes(&self, name: &str, index: usize) -> Result<Vec<u8>> {
+        let part = self.part(name, self.bytes(name)?, index)?;
+        self.elements(
+            &format!("part {index} of tensor `{name}`"),
+            &part,
+            |[byte]| byte,
+            |_| false,
+        )
     }
 
     /// The float type that takes most of the bytes (float32 if no tensor is of a float type).
@@ -148,31 +196,115 @@ impl Checkpoint {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
+    fn found(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensors.get(name).with_context(|| {
+            format!(
+                "{}: tensor `{name}` is missing; the checkpoint is incomplete, or of another model",
+                self.file_of(name).display()
+            )
+        })
+    }
+
     /// A tensor that can be computed with.
-    fn float(&self, name: &str) -> Result<(&TensorInfo, StoredDtype)> {
-        let file = self.file_of(name).display();
-        let Some(info) = self.tensors.get(name) else {
-            bail!("{file}: tensor `{name}` is missing; the checkpoint is incomplete, or of another model");
+    fn weights(&self, name: &str) -> Result<(&TensorInfo, Weights<'_>)> {
+        let info = self.found(name)?;
+        let found = match &info.dtype {
+            Dtype::Float(dtype) => return Ok((info, Weights::Float(*dtype))),
+            Dtype::Other(found) => found,
         };
-        match &info.dtype {
-            Dtype::Float(dtype) => Ok((info, *dtype)),
-            Dtype::Other(found) => bail!(
-                "{file}: tensor `{name}` is of type {found}, but weights must be float32, bfloat16 or float16; \
-                 take the checkpoint's unquantised form"
+        let file = self.file_of(name).display();
+        ensure!(
+            found == "F8_E4M3",
+            "{file}: tensor `{name}` is of type {found}, but weights must be float32, bfloat16, float16 or F8_E4M3; \
+             take the checkpoint's unquantised form"
+        );
+        let scales = fp8::scales_of(name);
+        let of_scales = self.found(&scales)?;
+        let expected = fp8::scales_shape(&info.shape);
+        ensure!(
+            of_scales.dtype == Dtype::Float(StoredDtype::F32) && expected.is_some_and(|shape| of_scales.shape == shape),
+            "{}: tensor `{scales}` is {:?} of {}, but for `{name}` {:?} it must be float32, one for each block of {} x {} \
+             of a matrix; take the checkpoint's unquantised form",
+            self.file_of(&scales).display(),
+            of_scales.shape,
+            of_scales.dtype,
+            info.shape,
+            fp8::BLOCK,
+            fp8::BLOCK
+        );
+        Ok((info, Weights::Fp8 { scales: of_scales }))
+    }
+
+    /// A tensor of bytes.
+    fn bytes(&self, name: &str) -> Result<&TensorInfo> {
+        let info = self.found(name)?;
+        ensure!(
+            info.dtype == Dtype::Other("U8".into()),
+            "{}: tensor `{name}` is of type {}, expected U8; the checkpoint is of another model, or in another format",
+            self.file_of(name).display(),
+            info.dtype
+        );
+        Ok(info)
+    }
+
+    fn float_part(&self, name: &str, index: usize) -> Result<(TensorInfo, StoredDtype)> {
+        match self.weights(name)? {
+            (info, Weights::Float(dtype)) => Ok((self.part(name, info, index)?, dtype)),
+            (_, Weights::Fp8 { .. }) => bail!(
+                "{}: tensor `{name}` is of type F8_E4M3, of which parts cannot be read; take the checkpoint's unquantised \
+                 form",
+                self.file_of(name).display()
             ),
         }
+    }
+
+    fn part(&self, name: &str, info: &TensorInfo, index: usize) -> Result<TensorInfo> {
+        info.part(index).with_context(|| {
+            format!(
+                "{}: tensor `{name}` has shape {:?}, so there is no part {index}; weights and config.json are not of one \
+                 model: download both again",
+                self.file_of(name).display(),
+                info.shape
+            )
+        })
+    }
+
+    fn floats(&self, what: &str, info: &TensorInfo, dtype: StoredDtype) -> Result<TensorData> {
+        Ok(match dtype {
+            StoredDtype::F32 => TensorData::F32(self.elements(what, info, f32::from_le_bytes, f32::is_nan)?),
+            StoredDtype::Bf16 => TensorData::Bf16(self.elements(what, info, bf16::from_le_bytes, bf16::is_nan)?),
+            StoredDtype::F16 => TensorData::F16(self.elements(what, info, f16::from_le_bytes, f16::is_nan)?),
+        })
+    }
+
+    fn floats_f32(&self, what: &str, info: &TensorInfo, dtype: StoredDtype) -> Result<Vec<f32>> {
+        match dtype {
+            StoredDtype::F32 => self.elements(what, info, f32::from_le_bytes, f32::is_nan),
+            StoredDtype::Bf16 => self.elements(what, info, |b| bf16::from_le_bytes(b).to_f32(), f32::is_nan),
+            StoredDtype::F16 => self.elements(what, info, |b| f16::from_le_bytes(b).to_f32(), f32::is_nan),
+        }
+    }
+
+    /// The numbers that an FP8 matrix stands for.
+    fn fp8(&self, name: &str, info: &TensorInfo, scales: &TensorInfo) -> Result<Vec<f32>> {
+        let of_scales = format!("tensor `{}`", fp8::scales_of(name));
+        let scales = self.floats_f32(&of_scales, scales, StoredDtype::F32)?;
+        // NaN of either sign.
+        let is_nan = |byte| byte & 0x7f == 0x7f;
+        let bytes = self.elements(&format!("tensor `{name}`"), info, |[byte]| byte, is_nan)?;
+        Ok(fp8::decode(&bytes, info.shape[1], &scales))
     }
 
     /// Reads and decodes a tensor block by block, looking for NaN while the block is in the cache.
     fn elements<const WIDTH: usize, T: Copy>(
         &self,
-        name: &str,
+        what: &str,
         info: &TensorInfo,
         decode: impl Fn([u8; WIDTH]) -> T,
         is_nan: impl Fn(T) -> bool,
     ) -> Result<Vec<T>> {
         let shard = &self.shards[info.shard];
-        let context = || format!("{}: reading tensor `{name}`", shard.path.display());
+        let context = || format!("{}: reading {what}", shard.path.display());
         let mut values = Vec::new();
         values
             .try_reserve_exact(info.bytes as usize / WIDTH)
@@ -197,7 +329,7 @@ impl Checkpoint {
             {
                 let element = values.iter().position(|&value| is_nan(value)).unwrap_or(first);
                 return Err(anyhow!(
-                    "{}: NaN in tensor `{name}` at element {element} of shape {:?}: the checkpoint is damaged; \
+                    "{}: NaN in {what} at element {element} of shape {:?}: the checkpoint is damaged; \
                      download it again",
                     shard.path.display(),
                     info.shape

@@ -179,6 +179,17 @@ pub struct Reply {
     pub summed: bool,
 }
 
+impl Reply {
+    /// Rows that go back.
+    pub fn rows(&self) -> usize {
+        if self.summed {
+            1
+        } else {
+            self.assignments.len()
+        }
+    }
+}
+
 /// The work of this rank's experts, its own tokens' and others', sorted by expert.
 #[derive(Debug, Default)]
 pub struct WorkPlan {
@@ -220,8 +231,9 @@ impl WorkPlan {
                 self.all.extend(real.map(|&expert| Assignment { row, expert }));
                 let assignments = first..self.all.len() as u32;
                 let summed = assignments.len() == k;
-                back += if summed { 1 } else { assignments.len() as u32 };
-                self.replies.push(Reply { assignments, summed });
+                let reply = Reply { assignments, summed };
+                back += reply.rows() as u32;
+                self.replies.push(reply);
             }
             self.back.push(back);
         }

@@ -1,6 +1,7 @@
 //! Rows on their way: to the ranks that hold their experts, and outputs back home.
 
-use super::combine::weighted_sum;
+use super::combine::{block, weighted_sum, ELEMENT};
+use super::dispatch::Reply;
 use super::layer::{sized, MoeBuffers, MoeLayer};
 use super::rows::{pack, row_bytes, unpack};
 use super::Context;
@@ -15,12 +16,16 @@ impl MoeLayer {
         let send = &b.send;
         let (out, wanted) = (&mut b.out_rows, &mut b.wanted_out);
         let received = sized(&mut b.received, ctx.comm.size());
+        let (block, device) = (block(1, d), ctx.device);
         ctx.comm.all_to_all(&send.rows, received, &mut || {
             let row = |t: u32| &normed[t as usize * d..][..d];
-            let places = sized(out, send.tokens.len() * width).chunks_exact_mut(width);
-            places
-                .zip(&send.tokens)
-                .for_each(|(to, &t)| pack(self.dtype, row(t), to));
+            let places = sized(out, send.tokens.len() * width).chunks_mut(block * width);
+            let mut blocks: Vec<_> = places.zip(send.tokens.chunks(block)).collect();
+            let nanoseconds = (send.tokens.len() * d) as f64 * ELEMENT;
+            device.for_each_of(&mut blocks, nanoseconds, |_, (places, tokens)| {
+                let places = places.chunks_exact_mut(width).zip(*tokens);
+                places.for_each(|(to, &t)| pack(self.dtype, row(t), to));
+            });
             wanted.clear();
             for (experts, weights) in send.experts.chunks_exact(k).zip(send.weights.chunks_exact(k)) {
                 wanted.extend_from_slice(experts);
@@ -55,9 +60,13 @@ impl MoeLayer {
         };
         ctx.comm.exchange(&mut [rows, meta]);
         if self.dtype != Dtype::F32 {
-            let room = normed[tokens * d..(tokens + arriving) * d].chunks_exact_mut(d);
-            let arrived = b.in_rows.chunks_exact(width);
-            room.zip(arrived).for_each(|(row, from)| unpack(self.dtype, from, row));
+            let room = normed[tokens * d..(tokens + arriving) * d].chunks_mut(block * d);
+            let mut blocks: Vec<_> = room.zip(b.in_rows.chunks(block * width)).collect();
+            let nanoseconds = (arriving * d) as f64 * ELEMENT;
+            device.for_each_of(&mut blocks, nanoseconds, |_, (room, arrived)| {
+                let rows = room.chunks_exact_mut(d).zip(arrived.chunks_exact(width));
+                rows.for_each(|(row, from)| unpack(self.dtype, from, row));
+            });
         }
         ctx.meter.lap(Phase::Exchange);
         b.experts_in.clear();
@@ -70,29 +79,34 @@ impl MoeLayer {
 
     /// Outputs for other ranks' tokens travel home: summed where this rank holds all of a token's experts.
     pub(super) fn give_back(&self, ctx: &mut Context, b: &mut MoeBuffers, d: usize) {
-        let k = b.routes.top_k;
+        let (k, device) = (b.routes.top_k, ctx.device);
         let replies = sized(&mut b.replies, b.work.back.iter().sum::<u32>() as usize * d);
-        let mut rows = replies.chunks_exact_mut(d);
-        for (reply, wanted) in b.work.replies.iter().zip(b.wanted_in.chunks_exact(2 * k)) {
-            let output = |a: u32| &b.outputs[b.work.place[a as usize] as usize * d..][..d];
-            if reply.summed {
-                let term = |j: usize| {
-                    (
-                        f32::from_bits(wanted[k + j]),
-                        output(reply.assignments.start + j as u32),
-                    )
-                };
-                weighted_sum(
-                    k,
-                    term,
-                    |at, sum| at.copy_from_slice(sum),
-                    rows.next().expect("a row a reply"),
-                );
-            } else {
-                let each = reply.assignments.clone();
-                each.for_each(|a| rows.next().expect("a row a choice").copy_from_slice(output(a)));
+        let (block, nanoseconds) = (block(k, d), (replies.len() * k) as f64 * ELEMENT);
+        let (outputs, place, wanted) = (&b.outputs, &b.work.place, b.wanted_in.chunks(block * 2 * k));
+        let mut room = &mut *replies;
+        let mut blocks: Vec<_> = (b.work.replies.chunks(block).zip(wanted))
+            .map(|(replies, wanted)| {
+                let rows: usize = replies.iter().map(Reply::rows).sum();
+                (replies, wanted, room.split_off_mut(..rows * d).expect("a row a reply"))
+            })
+            .collect();
+        device.for_each_of(&mut blocks, nanoseconds, |_, (replies, wanted, room)| {
+            let mut rows = room.chunks_exact_mut(d);
+            for (reply, wanted) in replies.iter().zip(wanted.chunks_exact(2 * k)) {
+                let output = |a: u32| &outputs[place[a as usize] as usize * d..][..d];
+                if reply.summed {
+                    let of = |j: usize| output(reply.assignments.start + j as u32);
+                    let term = |j: usize| (f32::from_bits(wanted[k + j]), of(j));
+                    let row = rows.next().expect("a row a reply");
+                    weighted_sum(k, term, |at, sum| at.copy_from_slice(sum), row);
+                } else {
+                    let outputs = reply.assignments.clone().map(output);
+                    rows.by_ref()
+                        .zip(outputs)
+                        .for_each(|(row, output)| row.copy_from_slice(output));
+                }
             }
-        }
+        });
         ctx.meter.lap(Phase::Combine);
         let back = sized(&mut b.returned, b.send.back.iter().sum::<u32>() as usize * d);
         ctx.meter.moved(Phase::Exchange, replies.len() * 4);

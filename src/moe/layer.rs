@@ -2,16 +2,17 @@
 
 use super::dispatch::{Owners, SendPlan, WorkPlan};
 use super::gate::{Routes, Rule};
+use super::shared::SharedExpert;
 use super::Context;
 use crate::comm::crash::fail_point;
 use crate::device::{Cpu, Dtype, Epilogue, Group, Linear};
 use crate::metrics::meter::Phase;
 
-/// A feed-forward expert: `down(relu(up(x)))`.
+/// A feed-forward expert: `down(relu(up(x)))` or `down(act(gate(x)) * up(x))`, as its layer has it.
 pub struct Expert {
-    /// `[d_ff, d_model]` with bias.
+    /// `[d_ff, d_model]`, perhaps with bias; with gates by [`Linear::pack_gated`].
     pub up: Linear,
-    /// `[d_model, d_ff]` with bias.
+    /// `[d_model, d_ff]`, perhaps with bias.
     pub down: Linear,
 }
 
@@ -23,15 +24,19 @@ pub struct MoeLayer {
     pub name: String,
     /// Routing rule of the family.
     pub rule: Rule,
-    /// `[experts, d_model]`, float32 whatever the rest is.
+    /// `[experts, d_model]`, perhaps with bias; float32 whatever the rest is.
     pub router: Linear,
+    /// What becomes of the experts' first product: [`Epilogue::Relu`] or [`Epilogue::Gated`].
+    pub epilogue: Epilogue,
     /// This rank's experts.
     pub experts: Vec<Expert>,
+    /// The expert that every token has.
+    pub shared: Option<SharedExpert>,
     /// Where all experts are.
     pub owners: Owners,
     /// What the experts' weights are held in, on every rank alike.
     pub dtype: Dtype,
-    /// Factor on the sum of the outputs (NLLB-MoE: 1 - moe_token_dropout).
+    /// Factor on the sum of the routed experts' outputs (NLLB-MoE: 1 - moe_token_dropout).
     pub scale: f32,
 }
 
@@ -65,9 +70,9 @@ pub fn sized<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
 }
 
 impl MoeLayer {
-    /// Adds the layer's output for `tokens` rows to `x` `[tokens, d_model]`. `normed` begins with the layer's input
-    /// `[tokens, d_model]` and lends its room behind that to rows of other ranks. Collective: a rank without tokens
-    /// takes part with none.
+    /// Adds the layer's output for `tokens` rows to `x` `[tokens, d_model]`: first that of the shared expert, which needs
+    /// no other rank, then the sum over the routed ones. `normed` begins with the layer's input `[tokens, d_model]` and
+    /// lends its room behind that to rows of other ranks. Collective: a rank without tokens takes part with none.
     ///
     /// A NaN among the router's logits becomes [`Context::failure`]: this rank's tokens are left alone, but it takes
     /// part in all exchanges to come, so that no other rank waits for it.
@@ -91,6 +96,10 @@ impl MoeLayer {
         ctx.meter.lap(Phase::Gate);
         b.send.fill(&b.routes, &self.owners, ctx.comm.rank());
         ctx.meter.lap(Phase::Dispatch);
+        if let (Some(shared), None) = (&self.shared, &ctx.failure) {
+            shared.add(ctx.device, self.epilogue, b, &normed[..tokens * d], x);
+            ctx.meter.lap(Phase::Dense);
+        }
         if ctx.comm.size() > 1 {
             self.fetch(ctx, b, normed, tokens, d);
         } else {
@@ -104,7 +113,7 @@ impl MoeLayer {
             self.give_back(ctx, b, d);
         }
         if ctx.failure.is_none() {
-            self.combine(b, x, d);
+            self.combine(ctx.device, b, x, d);
         }
         ctx.meter.lap(Phase::Combine);
     }
@@ -124,7 +133,7 @@ impl MoeLayer {
                 .collect()
         };
         let hidden = sized(&mut b.hidden, rows * first.up.outputs());
-        device.grouped_linear(normed, Some(&b.work.source), &group(|e| &e.up), Epilogue::Relu, hidden);
+        device.grouped_linear(normed, Some(&b.work.source), &group(|e| &e.up), self.epilogue, hidden);
         let outputs = sized(&mut b.outputs, rows * d);
         device.grouped_linear(hidden, None, &group(|e| &e.down), Epilogue::Store, outputs);
     }

@@ -2,7 +2,8 @@
 //!
 //! [`gate`] chooses experts, [`dispatch`] plans who computes what, [`layer`] does it: the sizes are exchanged, then
 //! exactly those rows (`exchange`, in the form of `rows`); each rank's experts run as one grouped operation over sorted
-//! rows; outputs go home and are summed there in the order of the gate's choices (`combine`).
+//! rows; outputs go home and are summed there in the order of the gate's choices (`combine`). A [`shared`] expert has no
+//! part in that: it runs where the tokens are.
 
 mod combine;
 pub mod dispatch;
@@ -10,6 +11,7 @@ mod exchange;
 pub mod gate;
 pub mod layer;
 mod rows;
+pub mod shared;
 
 use crate::comm::Comm;
 use crate::device::Cpu;

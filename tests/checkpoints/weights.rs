@@ -130,7 +130,7 @@ fn a_wrong_dtype_or_shape() {
     model.set(VICTIM, Dtype::I8, &[12, 8], vec![0; 96]);
     refused(
         model.save().path(),
-        &[SINGLE, VICTIM, "I8", "float32, bfloat16 or float16"],
+        &[SINGLE, VICTIM, "I8", "float32, bfloat16, float16 or F8_E4M3"],
     );
     model.set(VICTIM, Dtype::F32, &[8, 12], vec![0; 384]);
     refused(model.save().path(), &[SINGLE, VICTIM, "[8, 12]", "[12, 8]"]);

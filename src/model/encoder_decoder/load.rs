@@ -2,7 +2,7 @@
 
 use super::spec::{Positions, Spec, Stack, Sublayer};
 use super::{Attention, Buffers, CrossAttention, Embedding, EncoderDecoder, FeedForward, Half, Layer, RelativeBias};
-use crate::device::Linear;
+use crate::device::{Epilogue, Linear};
 use crate::model::blocks::{Dense, Loader, Norm, Sinusoids};
 use crate::model::cache::CacheType;
 use crate::model::Loading;
@@ -147,25 +147,27 @@ impl Reader<'_> {
         let (spec, names) = (self.spec, self.spec.names);
         if !spec.stack(stack).sparse[i] {
             let [up, down] = self.products(module)?;
-            return Ok(FeedForward::Dense(Dense { up, down }));
+            return Ok(FeedForward::Dense(Box::new(Dense { up, down })));
         }
         let index = spec.moe_layers().iter().position(|&l| l == (stack, i));
         let expert = |e| {
             let [up, down] = self.products(&format!("{module}.{}{e}", names.expert))?;
             Ok(Expert { up, down })
         };
-        Ok(FeedForward::Sparse(MoeLayer {
+        Ok(FeedForward::Sparse(Box::new(MoeLayer {
             index: index.expect("a sparse layer"),
             name: names.moe_layer(stack, i),
             rule: spec.rule.clone(),
             router: self.load.linear_f32(&format!("{module}.{}", names.router))?,
+            epilogue: Epilogue::Relu,
             experts: Owners::block(spec.experts, self.ranks, self.rank)
                 .map(expert)
                 .collect::<Result<_>>()?,
+            shared: None,
             owners: Owners::blocks(spec.experts, self.ranks),
             dtype: self.load.dtype,
             scale: spec.moe_scale,
-        }))
+        })))
     }
 
     /// Both products of a feed-forward layer or an expert.

@@ -105,8 +105,8 @@ struct CrossAttention {
 }
 
 enum FeedForward {
-    Dense(Dense),
-    Sparse(MoeLayer),
+    Dense(Box<Dense>),
+    Sparse(Box<MoeLayer>),
 }
 
 /// Scratch rows of a step; they only grow.
