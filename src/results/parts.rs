@@ -92,6 +92,8 @@ impl Parts {
         );
         let dir = parts_path(out);
         if !overwrite && finished(out, identity)? && !dir.exists() {
+            // A kill in the very act of clearing away leaves this.
+            let _ = fs::remove_dir_all(with_suffix(&dir, ".merged"));
             return Ok(Opened::AlreadyFinished);
         }
         match fs::create_dir(&dir) {
