@@ -223,7 +223,6 @@ impl Task for Score<'_> {
             Memory::Bytes(bytes) => (bytes / token) as usize,
         };
         // A window is read in one go.
-        let window = self.settings.cut.window.min(place.mean_tokens.max(1));
         let least = (self.settings.cut.window.min(WINDOW) as u64) * token;
         ensure!(
             portion > 0,
@@ -238,7 +237,7 @@ impl Task for Score<'_> {
         );
         let portion = portion.min((place.room / 2 / token) as usize).max(1);
         Ok(Planned {
-            work: Scorer::new(self.settings, portion, window, net),
+            work: Scorer::new(self.settings, portion, place.mean_tokens, net),
             caches: portion as u64 * token,
             in_flight: format!("{portion} tokens"),
         })
