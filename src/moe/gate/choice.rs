@@ -77,7 +77,7 @@ mod tests {
         for n in [1, 2, 15, 16, 17, 64, 100, 512] {
             for distinct in [1, 2, 7, 1000] {
                 let value = |i: usize| match i * 7919 % distinct {
-                    0 if i % 2 == 0 => -0.0,
+                    0 if i.is_multiple_of(2) => -0.0,
                     0 => 0.0,
                     1 => f32::NEG_INFINITY,
                     2 => 1e-42,
