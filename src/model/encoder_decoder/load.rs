@@ -147,7 +147,7 @@ impl Reader<'_> {
         let (spec, names) = (self.spec, self.spec.names);
         if !spec.stack(stack).sparse[i] {
             let [up, down] = self.products(module)?;
-            return Ok(FeedForward::Dense(Dense { up, down }));
+            return Ok(FeedForward::Dense(Box::new(Dense { up, down })));
         }
         let index = spec.moe_layers().iter().position(|&l| l == (stack, i));
         let expert = |e| {
@@ -159,14 +159,14 @@ impl Reader<'_> {
             name: names.moe_layer(stack, i),
             rule: spec.rule.clone(),
             router: self.load.linear_f32(&format!("{module}.{}", names.router))?,
+            epilogue: Epilogue::Relu,
             experts: Owners::block(spec.experts, self.ranks, self.rank)
                 .map(expert)
                 .collect::<Result<_>>()?,
+            shared: None,
             owners: Owners::blocks(spec.experts, self.ranks),
             dtype: self.load.dtype,
             scale: spec.moe_scale,
-            epilogue: Epilogue::Relu,
-            shared: None,
         })))
     }
 

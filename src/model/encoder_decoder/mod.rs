@@ -105,7 +105,7 @@ struct CrossAttention {
 }
 
 enum FeedForward {
-    Dense(Dense),
+    Dense(Box<Dense>),
     Sparse(Box<MoeLayer>),
 }
 
