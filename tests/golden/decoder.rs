@@ -115,17 +115,14 @@ fn bits(rows: &[f32]) -> Vec<u32> {
     rows.iter().map(|x| x.to_bits()).collect()
 }
 
-/// One rank of `comm` with every `size`-th text.
-fn on_rank(golden: &Golden, comm: &dyn Comm, dtype: Dtype) -> Vec<(usize, Vec<u32>)> {
+/// One rank of `comm` with every `size`-th of the first `most` texts.
+fn on_rank(golden: &Golden, comm: &dyn Comm, dtype: Dtype, most: usize) -> Vec<(usize, Vec<u32>)> {
     let (device, mut model) = (device(1), golden.load_as(dtype, comm.rank(), comm.size()));
     let shape = model.shape();
     let mut ctx = Context::new(&device, comm, shape.moe_layers(), shape.experts, true);
     let d = shape.d_model;
-    let mut own = texts(golden)
-        .into_iter()
-        .skip(comm.rank())
-        .step_by(comm.size())
-        .collect::<Vec<_>>();
+    let own = texts(golden).into_iter().take(most);
+    let mut own = own.skip(comm.rank()).step_by(comm.size()).collect::<Vec<_>>();
     let mut first = 0;
     for text in &mut own {
         text.first = first;
@@ -215,7 +212,7 @@ fn play_up_to(name: &str, most: usize) {
 fn on_ranks(golden: &Golden, texts: &[Text], alone: &[f32], dtype: Dtype) {
     let d = golden.architecture().shape().d_model;
     for ranks in [2, 3] {
-        for (item, hidden) in threads::run(ranks, |comm| on_rank(golden, comm, dtype)).concat() {
+        for (item, hidden) in threads::run(ranks, |comm| on_rank(golden, comm, dtype, texts.len())).concat() {
             let text = texts.iter().find(|t| t.item == item).expect("a text");
             let wanted = &alone[text.first * d..][..text.ids.len() * d];
             assert_eq!(hidden, bits(wanted), "{dtype:?}: item {item} on {ranks} ranks");

@@ -60,22 +60,24 @@ pub struct Yarn {
 }
 
 impl Rope {
-    /// Radians a position of each pair, `[dim / 2]`.
+    /// Radians a position of each pair, `[dim / 2]`, with the roundings to float32 that the reference makes: a frequency one
+    /// bit off turns a distant token's keys visibly.
     pub fn frequencies(&self) -> Vec<f32> {
-        let pairs = 0..self.dim / 2;
-        let plain = |i: usize| self.theta.powf(-((2 * i) as f64) / self.dim as f64);
+        let wavelength = |i: usize| self.theta.powf(f64::from((2 * i) as f32 / self.dim as f32)) as f32;
+        let pairs = (0..self.dim / 2).map(|i| (i, wavelength(i)));
         match &self.scaling {
-            Scaling::None => pairs.map(|i| plain(i) as f32).collect(),
-            Scaling::Linear { factor } => pairs.map(|i| (plain(i) / factor) as f32).collect(),
+            Scaling::None => pairs.map(|(_, w)| 1.0 / w).collect(),
+            Scaling::Linear { factor } => pairs.map(|(_, w)| 1.0 / w / *factor as f32).collect(),
             Scaling::Yarn(yarn) => {
                 let [low, high] = yarn.ramp(self.dim, self.theta);
-                let mixed = |i: usize| {
-                    let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-                    plain(i) * (ramp / yarn.factor + (1.0 - ramp))
+                let mixed = |(i, w): (usize, f32)| {
+                    let ramp = ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                    let kept = 1.0 - ramp;
+                    1.0 / (yarn.factor as f32 * w) * (1.0 - kept) + 1.0 / w * kept
                 };
-                pairs.map(|i| mixed(i) as f32).collect()
+                pairs.map(mixed).collect()
             }
-            Scaling::Each { factors, .. } => pairs.map(|i| (plain(i) / factors[i]) as f32).collect(),
+            Scaling::Each { factors, .. } => pairs.map(|(i, w)| 1.0 / (factors[i] as f32 * w)).collect(),
         }
     }
 
@@ -224,6 +226,22 @@ mod tests {
         close(&deepseek.frequencies(), &wanted);
         assert!((deepseek.magnitude() - 1.155_722).abs() < 1e-6);
         assert!((deepseek.softmax_factor() - (0.05f32 * 40f32.ln() + 1.0).powi(2)).abs() < 1e-6);
+    }
+
+    /// Bits of transformers 5.23, of which a formula rounded at its end only has five others.
+    #[test]
+    fn frequencies_are_rounded_as_the_reference_rounds_them() {
+        let rope = Rope {
+            dim: 32,
+            theta: 1e6,
+            ..rope(Scaling::None)
+        };
+        let wanted: [u32; 16] = [
+            0x3f800000, 0x3ed7e89b, 0x3e361887, 0x3d99940d, 0x3d0186e3, 0x3c5a7bf2, 0x3bb8449c, 0x3b1b690d, 0x3a83126f,
+            0x39dd1725, 0x393a7753, 0x389d43a4, 0x3804a2b2, 0x375fba4f, 0x36bcb0c1, 0x361f23e4,
+        ];
+        let found: Vec<u32> = rope.frequencies().iter().map(|f| f.to_bits()).collect();
+        assert_eq!(found, wanted);
     }
 
     #[test]
