@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use half::bf16;
 use sluicegate::device::{
-    exp_slice, log_sum_exp, top_k, Attend, Cpu, Dtype, Element, Epilogue, Group, KeyRows, Linear, Part, Source,
+    exp_slice, log_sum_exp, top_k, Activation, Attend, Cpu, Dtype, Element, Epilogue, Group, KeyRows, Linear, Part,
+    Rotary, Scored, Source, Tops, Want,
 };
 
 #[path = "ceiling/mod.rs"]
@@ -43,9 +44,14 @@ fn all(cpu: &Cpu, word: &str) {
         for rows in [32, 128, 1024] {
             experts(cpu, word, dtype, rows);
         }
+        for [rows, d, f] in [[170, 512, 512], [2, 1024, 1024], [1, 1024, 1024]] {
+            gated(cpu, word, dtype, [48, rows, d, f]);
+        }
+        scores(cpu, word, dtype);
     }
     attention(cpu, word);
     rows(cpu, word);
+    packing(cpu, word);
 }
 
 /// What the machine can do at most, for `./x bench translate` to read: number of threads, what, amount a
@@ -127,6 +133,74 @@ fn experts(cpu: &Cpu, word: &str, dtype: Dtype, rows: usize) {
     });
 }
 
+/// Gated experts, with plain ones of as many weights beside them.
+fn gated(cpu: &Cpu, word: &str, dtype: Dtype, [experts, each, d, f]: [usize; 4]) {
+    let rows = experts * each;
+    for gated in [false, true] {
+        let (kind, width) = if gated { ("gated", f) } else { ("plain", 2 * f) };
+        let name = format!("{kind} {dtype:?} {experts} x {each} x {d} x {}", 2 * f);
+        if !name.contains(word) {
+            continue;
+        }
+        let raw = values(2 * f * d);
+        let part = |w| Part {
+            weights: Source::F32(w),
+            bias: None,
+        };
+        let (gate, up) = raw.split_at(f * d);
+        let pack = || match gated {
+            true => Linear::pack_gated(2, d, &[part(gate)], &[part(up)], dtype),
+            false => Linear::pack_with(2, d, &[part(&raw)], dtype),
+        };
+        let w: Vec<Linear> = (0..experts).map(|_| pack().expect("whole rows")).collect();
+        let group = |(e, weights)| Group {
+            weights,
+            rows: e * each..(e + 1) * each,
+        };
+        let groups: Vec<Group> = w.iter().enumerate().map(group).collect();
+        let epilogue = if gated {
+            Epilogue::Gated(Activation::Silu)
+        } else {
+            Epilogue::Store
+        };
+        let (x, mut out) = (values(rows * d), vec![0.0; rows * width]);
+        let bytes = w.iter().map(Linear::bytes).sum::<usize>() as f64;
+        let flops = 4.0 * (rows * d * f) as f64;
+        measure(cpu, word, &name, flops, bytes, || {
+            cpu.grouped_linear(black_box(&x), None, &groups, epilogue, &mut out);
+        });
+    }
+}
+
+/// Scores of 256 rows over a vocabulary, beside a greedy search's head.
+fn scores(cpu: &Cpu, word: &str, dtype: Dtype) {
+    let (rows, d, vocabulary) = (256, 512, 50_304);
+    let name = |what: &str| format!("{what} {dtype:?} {rows} x {d} x {vocabulary}");
+    let wanted = |what: &&str| name(what).contains(word);
+    if !["head", "score", "score with ranks", "score with top 5"]
+        .iter()
+        .any(wanted)
+    {
+        return;
+    }
+    let (w, x) = (weights(d, vocabulary, dtype), values(rows * d));
+    let targets: Vec<u32> = (0..rows as u32).map(|r| r * 7919 % vocabulary as u32).collect();
+    let (flops, bytes) = (2.0 * (rows * d * vocabulary) as f64, w.bytes() as f64);
+    let mut tops = Tops::default();
+    measure(cpu, word, &name("head"), flops, bytes, || {
+        cpu.head(black_box(&x), &w, 1, |_| &[], &mut tops);
+    });
+    let mut scored = Scored::default();
+    for (what, ranks, top) in [
+        ("score", false, 0),
+        ("score with ranks", true, 0),
+        ("score with top 5", false, 5),
+    ] {
+        measure(cpu, word, &name(what), flops, bytes, || {
+            cpu.score(black_box(&x), &w, &targets, Want { ranks, top }, &mut scored);
+        });
+    }
+}
 /// Heads of queries, heads of keys, elements of a key, elements of a value.
 type Heads = [usize; 4];
 
@@ -228,6 +302,23 @@ fn attend<T: Element>(
     });
 }
 
+/// Weights as a checkpoint holds them, and as a view across its rows, on their way into panels.
+fn packing(cpu: &Cpu, word: &str) {
+    let (k, n) = (2048, 2048);
+    let raw: Vec<half::bf16> = values(k * n).into_iter().map(half::bf16::from_f32).collect();
+    let source = Source::Bf16(&raw);
+    for (kind, weights) in [("rows", source), ("columns", source.strided(0, [n, k], [1, n]))] {
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+            let name = format!("pack {kind} {dtype:?} {k} x {n}");
+            let elements = (k * n) as f64;
+            measure(cpu, word, &name, elements, 2.0 * elements, || {
+                let part = Part { weights, bias: None };
+                black_box(Linear::pack_with(cpu.threads(), k, &[part], dtype).is_ok());
+            });
+        }
+    }
+}
+
 /// Work on single rows, in elements rather than operations.
 fn rows(cpu: &Cpu, word: &str) {
     let logits = values(256_206);
@@ -257,6 +348,19 @@ fn rows(cpu: &Cpu, word: &str) {
             cpu.layer_norm(black_box(&x), &w, &w, 1e-5, &mut out);
         },
     );
+    let (mut x, n) = (x, 256.0 * 1024.0);
+    measure(cpu, word, "rms_norm_within 256 x 16 x 64", n, 8.0 * n, || {
+        cpu.rms_norm_within(black_box(&mut x), 1024, 0, 16, &w[..64], 1e-5);
+    });
+    let positions: Vec<u32> = (0..256).collect();
+    for interleaved in [false, true] {
+        let inv_freq = (0..32).map(|i| 1e4_f32.powf(-i as f32 / 32.0)).collect();
+        let rotary = Rotary::new(inv_freq, 1.0, interleaved);
+        let name = format!("rotate{} 256 x 16 x 64", if interleaved { " interleaved" } else { "" });
+        measure(cpu, word, &name, n, 8.0 * n, || {
+            cpu.rotate(black_box(&mut x), 1024, 0, 16, 64, &rotary, &positions);
+        });
+    }
 }
 
 fn measure(cpu: &Cpu, word: &str, name: &str, flops: f64, bytes: f64, mut run: impl FnMut()) {

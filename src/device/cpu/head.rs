@@ -268,16 +268,25 @@ struct TopK<'a> {
 impl Kernel for TopK<'_> {
     type Out = Result<(), NotANumber>;
 
-    /// Sixteen elements are passed over with one comparison where none is above the last of the best so far.
+    /// Sixteen elements are passed over with one comparison where none is above the last of the best so far, or none
+    /// can be among the best at all.
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) -> Self::Out {
         let Self { row, k, out } = self;
         out.clear();
-        let filled = k.min(row.len());
-        insert(row, 0..filled, k, out)?;
-        let mut i = filled;
+        let below = below_the_best::<L>(row, k);
+        let mut i = if below == f32::NEG_INFINITY {
+            k.min(row.len())
+        } else {
+            0
+        };
+        insert(row, 0..i, k, out)?;
         while i + 16 <= row.len() {
-            let last = out.last().map_or(f32::INFINITY, |l| l.0);
+            let last = if out.len() == k {
+                out.last().map_or(f32::INFINITY, |l| l.0.max(below))
+            } else {
+                below
+            };
             if L::load(row.as_ptr().add(i)).any_above(L::splat(last)) {
                 insert(row, i..i + 16, k, out)?;
             }
@@ -285,6 +294,23 @@ impl Kernel for TopK<'_> {
         }
         insert(row, i..row.len(), k, out)
     }
+}
+
+/// A number below the best `k` of a row, close to the last of them; `-inf` where it is not worth finding one.
+#[inline(always)]
+unsafe fn below_the_best<L: Lanes>(row: &[f32], k: usize) -> f32 {
+    // The row must stay in cache, and be so short that many of its elements are among the best so far for a while.
+    if !(1..=16).contains(&k) || !(64..=4 * CHUNK).contains(&row.len()) {
+        return f32::NEG_INFINITY;
+    }
+    let mut max = L::splat(f32::NEG_INFINITY);
+    for i in 0..row.len() / 16 {
+        max = L::load(row.as_ptr().add(i * 16)).max(max);
+    }
+    // The largest of each lane are elements of their own: k elements are not below the k-th of them.
+    let mut largest = max.to_array();
+    largest.sort_unstable_by(|a, b| b.total_cmp(a));
+    largest[k - 1].next_down()
 }
 
 /// Takes elements that belong to the best `k` into `out`.
@@ -321,10 +347,10 @@ mod tests {
     #[test]
     fn top_k_equals_sorting_with_ties_on_every_instruction_set() {
         let mut out = Vec::new();
-        for n in [0, 1, 5, 16, 17, 100, 3000] {
+        for n in [0, 1, 5, 16, 17, 63, 64, 100, 1024, 3000, 5000] {
             // Few distinct values, so that there are many ties; zeros of both signs are equal.
             let row: Vec<f32> = (0..n).map(|i| ((i * 7919 + 31) % 97) as f32 * -0.5).collect();
-            for k in [0, 1, 2, 8, 31] {
+            for k in [0, 1, 2, 8, 15, 16, 17, 31] {
                 for isa in Isa::available() {
                     unsafe {
                         isa.run(TopK {
@@ -349,17 +375,23 @@ mod tests {
         row[39] = 1.0;
         top_k(&row, 1, &mut out).unwrap();
         assert_eq!(out, [(1.0, 39)]);
+        let mut row = [f32::NEG_INFINITY; 100];
+        row[70] = -3.0;
+        top_k(&row, 3, &mut out).unwrap();
+        assert_eq!(out, [(-3.0, 70), (f32::NEG_INFINITY, 0), (f32::NEG_INFINITY, 1)]);
     }
 
     #[test]
     fn a_nan_is_reported_wherever_it_stands() {
         let mut out = Vec::new();
         for index in [0, 3, 20, 36] {
-            let mut row = [1.0; 37];
+            let mut row = [1.0; 70];
             row[index] = f32::NAN;
-            for k in [0, 1, 4] {
-                assert_eq!(top_k(&row, k, &mut out), Err(NotANumber { index }), "k {k}");
-                assert!(out.is_empty());
+            for row in [&row[..37], &row] {
+                for k in [0, 1, 4] {
+                    assert_eq!(top_k(row, k, &mut out), Err(NotANumber { index }), "k {k}");
+                    assert!(out.is_empty());
+                }
             }
         }
     }

@@ -33,6 +33,12 @@ pub(super) trait Lanes: Copy {
     unsafe fn round(self) -> Self;
     /// `2^self` for integers from -126 to 127.
     unsafe fn pow2(self) -> Self;
+    /// `self * 2^n` for self from 0.5 to 2 and integers n from -252 to 254, rounded once.
+    #[inline(always)]
+    unsafe fn times_pow2(self, n: Self) -> Self {
+        let half = n.mul(Self::splat(0.5)).round();
+        self.mul(half.pow2()).mul(n.sub(half).pow2())
+    }
     /// Whether any lane is above `b` or NaN.
     unsafe fn any_above(self, b: Self) -> bool;
     /// Adds to each lane the product of the bfloat16 pair `a` (the lower half first) with the lane's pair at `b`.

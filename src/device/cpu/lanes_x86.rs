@@ -65,6 +65,10 @@ impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
         Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
     }
     #[inline(always)]
+    unsafe fn times_pow2(self, n: Self) -> Self {
+        Self(_mm512_scalef_ps(self.0, n.0))
+    }
+    #[inline(always)]
     unsafe fn any_above(self, b: Self) -> bool {
         _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, b.0) != 0
     }
