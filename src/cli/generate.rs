@@ -46,7 +46,7 @@ pub struct GenerateArgs {
     pub generation: GenerationArgs,
 
     /// Draw tokens, logits divided by this; 0 takes the likeliest. Default: 1 where another flag of sampling is given, else 0
-    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: Option<f32>,
 
     /// Draw from the N likeliest tokens only; 0, the default, takes all
@@ -54,12 +54,12 @@ pub struct GenerateArgs {
     pub top_k: Option<usize>,
 
     /// Draw from the fewest likeliest tokens whose probabilities come to this. Default: 1, all
-    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: Option<f32>,
 
     /// Draw from tokens that are at least this probable, in parts of the likeliest one's probability. Default:
     /// 0, all
-    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Sampling")]
     pub min_p: Option<f32>,
 
     /// Where random numbers begin; each row has its own, so that results don't depend on ranks or order

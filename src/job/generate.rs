@@ -2,7 +2,7 @@
 
 use super::generation::{self, Generating};
 use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
-use super::words::Words;
+use super::words::{self, Words};
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::exit::Exit;
 use crate::cli::run::{OnError, RunArgs};
@@ -48,7 +48,7 @@ impl Generate<'_> {
         let family = opened.architecture.family();
         let Words::Plain(tokenizer) = Words::load(dir, opened.architecture.as_ref())? else {
             bail!(
-                "{}: a {family} writes in a language that it is told: use sluice translate --target",
+                "{}: {family} writes in a language that it is told: use sluice translate --target",
                 dir.display()
             );
         };
@@ -76,12 +76,16 @@ impl Generate<'_> {
         })
     }
 
-    fn tokenize(&self, record: &Record) -> Result<Vec<u32>> {
-        match &record.prompt {
-            Prompt::Text => self.tokenizer.encode(&record.text, true),
-            Prompt::Ids(ids) => Ok(ids.clone()),
-            Prompt::Messages(messages) => self.tokenizer.encode_chat(messages),
-        }
+    /// Ids of a prompt, and whether it was cut to the model's length, as what an encoder reads is.
+    fn tokenize(&self, record: &Record) -> Result<(Vec<u32>, bool)> {
+        Ok(match &record.prompt {
+            Prompt::Text if self.opened.architecture.shape().encoder => {
+                words::cut_source(&self.tokenizer, &record.text)?
+            }
+            Prompt::Text => (self.tokenizer.encode(&record.text, true)?, false),
+            Prompt::Ids(ids) => (ids.clone(), false),
+            Prompt::Messages(messages) => (self.tokenizer.encode_chat(messages)?, false),
+        })
     }
 
     /// The most tokens that may follow a prompt, or why none can.
@@ -129,6 +133,7 @@ fn sampling(args: &GenerateArgs) -> Result<Option<Sampling>> {
 struct Pending {
     record: Record,
     stops: Arc<Stops>,
+    cut: bool,
 }
 
 impl Task for Generate<'_> {
@@ -230,8 +235,8 @@ impl Task for Generate<'_> {
             return Ok(taken);
         }
         let asked = self.tokenize(record).map_err(|error| format!("{error:#}"));
-        let asked = asked.and_then(|ids| Ok((self.most(record, ids.len())?, ids)));
-        let (most, ids) = match asked {
+        let asked = asked.and_then(|(ids, cut)| Ok((self.most(record, ids.len())?, ids, cut)));
+        let (most, ids, cut) = match asked {
             Ok(asked) => asked,
             Err(why) if self.args.run.on_error == OnError::Fail => {
                 bail!(
@@ -258,7 +263,7 @@ impl Task for Generate<'_> {
             ..Output::default()
         };
         let record = record.clone();
-        taken.pending.push((output.key, Pending { record, stops }));
+        taken.pending.push((output.key, Pending { record, stops, cut }));
         taken.request = Some(Request {
             ids,
             outputs: vec![output],
@@ -271,7 +276,7 @@ impl Task for Generate<'_> {
     }
 
     fn finish(&self, pending: Pending, finished: Finished) -> Result<Done> {
-        let Pending { record, stops } = pending;
+        let Pending { record, stops, cut } = pending;
         let text = self.tokenizer.decode(&finished.hypothesis.ids[1..])?;
         let stopped = stops.ends(&text).is_some();
         let row = Row {
@@ -282,9 +287,9 @@ impl Task for Generate<'_> {
             ..Row::default()
         };
         let keeps_scores = self.args.generation.scores;
-        let mut done = generation::done(row, finished, &self.settings, false, keeps_scores, &self.opened);
+        let mut done = generation::done(row, finished, &self.settings, cut, keeps_scores, &self.opened);
         if stopped {
-            done.row.status = Status::Ok;
+            done.row.status = if cut { Status::InputCut } else { Status::Ok };
         }
         Ok(done)
     }

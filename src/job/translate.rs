@@ -45,7 +45,7 @@ impl Translate<'_> {
         let family = opened.architecture.family();
         ensure!(
             family == "nllb-moe",
-            "{}: translate is for models that know languages (nllb-moe), this is a {family}; sluice generate takes its prompts, \
+            "{}: translate is for models that know languages (nllb-moe), this is {family}; sluice generate takes its prompts, \
              such as \"translate English to German: ...\"",
             dir.display()
         );

@@ -33,6 +33,22 @@ pub fn describe(dir: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// Ids of what an encoder without languages reads, cut at its end to the model's length but for the end of sentence; and
+/// whether they were.
+///
+/// # Errors
+/// When the text cannot be tokenized.
+pub fn cut_source(tokenizer: &Tokenizer, text: &str) -> Result<(Vec<u32>, bool)> {
+    let mut ids = tokenizer.encode(text, true)?;
+    let Some(limit) = tokenizer.max_length().filter(|&limit| ids.len() > limit && limit > 0) else {
+        return Ok((ids, false));
+    };
+    let end = ids.last().copied().filter(|last| Some(*last) == tokenizer.eos());
+    ids.truncate(limit - end.iter().len());
+    ids.extend(end);
+    Ok((ids, true))
+}
+
 impl Words {
     /// Reads the tokenizer of a checkpoint.
     ///
@@ -70,7 +86,7 @@ impl Words {
     /// When the text cannot be tokenized, or its language is unknown.
     pub fn source(&self, text: &str, language: Option<&str>) -> Result<(Vec<u32>, bool)> {
         match self {
-            Words::Plain(tokenizer) => Ok((tokenizer.encode(text, true)?, false)),
+            Words::Plain(tokenizer) => cut_source(tokenizer, text),
             Words::Languages(tokenizer) => {
                 let source = tokenizer.source(text, language.context("a text without a language")?)?;
                 Ok((source.ids, source.cut))

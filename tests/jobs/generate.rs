@@ -29,7 +29,10 @@ fn reference_checkpoints_of_every_family_generate_what_the_reference_does() {
         let line = |(i, item): (usize, &Value)| {
             let prompt = match family.starts_with("switch") {
                 true => json!({"custom_id": i, "prompt": item["text"]}),
-                false => json!({"custom_id": i, "prompt_token_ids": item["prompt"]}),
+                // Texts without tokens have no prompt.
+                false => {
+                    json!({"custom_id": i, "prompt_token_ids": item["prompt"].as_array().cloned().unwrap_or_default()})
+                }
             };
             prompt.to_string() + "\n"
         };
