@@ -156,7 +156,7 @@ fn prompts_come_as_lines_ids_and_chats_with_settings_of_their_own() {
         "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n",
     );
     let end = place.run_job("generate", 1, &bundled("lm"), &chat, "chat.h5", "");
-    end.refused(&["chat template", "prompt"]);
+    end.refused(&["chat_template", "prompt"]);
     // A prompt longer than the model was trained for: named, and with skip only it is lost.
     let long = place.write(
         "long.txt",
