@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use sluicegate::comm::threads;
 use sluicegate::decode::batch::{Batch, Output, Request};
 use sluicegate::decode::limits::Limits;
-use sluicegate::decode::lockstep::{next, Next, Report, ENCODE_TOKENS};
+use sluicegate::decode::lockstep::{next, Next, Portions, Report, ENCODE_TOKENS};
 use sluicegate::decode::search::{EarlyStopping, Settings};
 use sluicegate::device::{Cpu, Dtype, Linear, Part, Source};
 use sluicegate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, SourceRow};
@@ -255,7 +255,7 @@ fn work(ctx: &mut Context, batch: &mut Batch, model: &mut Made, requests: &[Requ
             ..Report::default()
         };
         let exhausted = queue.is_empty();
-        let decided = next(&[report], ENCODE_TOKENS, exhausted);
+        let decided = next(&[report], Portions::ENCODING, exhausted);
         let wanted = queue.len().min(report.wants as usize);
         queue.drain(..wanted).for_each(|r| batch.push(r));
         match decided {

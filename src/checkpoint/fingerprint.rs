@@ -11,12 +11,14 @@ use sha2::{Digest, Sha256};
 use super::folder::{Shard, INDEX};
 
 /// Small files that shape results; those that aren't there are passed over.
-const WHOLE: [&str; 8] = [
+const WHOLE: [&str; 10] = [
     "config.json",
     "generation_config.json",
     INDEX,
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "sentencepiece.bpe.model",

@@ -94,6 +94,10 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
             "{flag} with --temperature 0, which takes the likeliest token: leave one of them out"
         );
     }
+    ensure!(
+        args.seed.is_none() || draws.iter().any(|(_, given)| *given),
+        "--seed without sampling changes nothing: give --temperature, --top-k, --top-p or --min-p too"
+    );
     generation(&args.generation)?;
     run(&args.run)
 }

@@ -62,9 +62,9 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Sampling")]
     pub min_p: Option<f32>,
 
-    /// Where random numbers begin; each row has its own, so that results don't depend on ranks or order
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
-    pub seed: u64,
+    /// Where random numbers begin; each row has its own, so that results don't depend on ranks or order. Default: 0
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    pub seed: Option<u64>,
 
     /// End an output where this text comes, and cut it there; may be given several times
     #[arg(long, value_name = "TEXT", action = ArgAction::Append, num_args = 1, help_heading = "Generation")]

@@ -21,7 +21,7 @@ pub struct GenerationArgs {
     pub min_new_tokens: Option<usize>,
 
     /// Longest output in tokens, the decoder's start token, or the prompt of a decoder-only model, included. Default:
-    /// generation_config.json, else 20 (generate: 128 new tokens)
+    /// generation_config.json, else 20; generate doesn't go by that file's, but by --max-new-tokens, or 128 new tokens
     #[arg(long, value_name = "N", value_parser = count(2, MANY), help_heading = "Generation")]
     pub max_length: Option<usize>,
 

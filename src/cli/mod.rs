@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn every_flag_of_long_commands_has_help_and_a_heading() {
         let cli = Cli::command();
-        for command in ["translate", "evaluate"] {
+        for command in ["translate", "generate", "score", "evaluate"] {
             for flag in cli.find_subcommand(command).unwrap().get_arguments() {
                 let name = flag.get_id().as_str();
                 assert!(flag.get_help().is_some(), "{name} has no help");

@@ -91,13 +91,29 @@ pub enum Next {
     Done,
 }
 
-/// Derives the group's next step from all ranks' reports; `portion` tokens are read in one go; `exhausted` once no more rows
-/// can come. Every rank gets the
-/// same answer from the same reports.
+/// How a rank reads what waits; the same on every rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Portions {
+    /// Tokens that are read in one go.
+    pub tokens: usize,
+    /// Portions that are read in a step at most.
+    pub most: usize,
+}
+
+impl Portions {
+    /// All that waits is encoded in a step, [`ENCODE_TOKENS`] in one go.
+    pub const ENCODING: Portions = Portions {
+        tokens: ENCODE_TOKENS,
+        most: usize::MAX,
+    };
+}
+
+/// Derives the group's next step from all ranks' reports; `exhausted` once no more rows can come. Every rank gets the same
+/// answer from the same reports.
 ///
 /// Encoding is put off until an eighth of the group's room waits, so that it runs on many rows at once, unless nobody
 /// could decode meanwhile or nothing more will come.
-pub fn next(reports: &[Report], portion: usize, exhausted: bool) -> Next {
+pub fn next(reports: &[Report], portions: Portions, exhausted: bool) -> Next {
     if let Some(rank) = reports.iter().position(|r| r.failed) {
         return Next::Fail(rank);
     }
@@ -113,7 +129,11 @@ pub fn next(reports: &[Report], portion: usize, exhausted: bool) -> Next {
             let due = waiting > 0 && (active == 0 || exhausted || 8 * waiting >= sum(|r| r.budget));
             let most = reports.iter().map(|r| r.waiting).max().unwrap_or(0) as usize;
             Next::Work {
-                encode: if due { most.div_ceil(portion) } else { 0 },
+                encode: if due {
+                    most.div_ceil(portions.tokens).min(portions.most)
+                } else {
+                    0
+                },
             }
         }
     }
@@ -168,30 +188,39 @@ mod tests {
         };
         let waits = |n| Report { waiting: n, ..idle };
         let busy = Report { active: 3, ..idle };
-        assert_eq!(next(&[idle, idle], ENCODE_TOKENS, true), Next::Done);
-        assert_eq!(next(&[idle, idle], ENCODE_TOKENS, false), Next::Idle);
+        assert_eq!(next(&[idle, idle], Portions::ENCODING, true), Next::Done);
+        assert_eq!(next(&[idle, idle], Portions::ENCODING, false), Next::Idle);
         assert_eq!(
-            next(&[idle, waits(1)], ENCODE_TOKENS, false),
+            next(&[idle, waits(1)], Portions::ENCODING, false),
             Next::Work { encode: 1 },
             "nobody could decode meanwhile"
         );
-        assert_eq!(next(&[busy, waits(10)], ENCODE_TOKENS, false), Next::Work { encode: 0 });
-        assert_eq!(next(&[busy, waits(50)], ENCODE_TOKENS, false), Next::Work { encode: 1 });
-        assert_eq!(next(&[busy, waits(10)], ENCODE_TOKENS, true), Next::Work { encode: 1 });
-        assert_eq!(next(&[busy, idle], ENCODE_TOKENS, true), Next::Work { encode: 0 });
+        assert_eq!(
+            next(&[busy, waits(10)], Portions::ENCODING, false),
+            Next::Work { encode: 0 }
+        );
+        assert_eq!(
+            next(&[busy, waits(50)], Portions::ENCODING, false),
+            Next::Work { encode: 1 }
+        );
+        assert_eq!(
+            next(&[busy, waits(10)], Portions::ENCODING, true),
+            Next::Work { encode: 1 }
+        );
+        assert_eq!(next(&[busy, idle], Portions::ENCODING, true), Next::Work { encode: 0 });
         let full = waits(2 * ENCODE_TOKENS as u32 + 1);
         assert_eq!(
-            next(&[waits(1), full], ENCODE_TOKENS, false),
+            next(&[waits(1), full], Portions::ENCODING, false),
             Next::Work { encode: 3 },
             "as often as the rank with most needs"
         );
         let failed = Report { failed: true, ..busy };
         assert_eq!(
-            next(&[Report { stop: 15, ..busy }, failed], ENCODE_TOKENS, false),
+            next(&[Report { stop: 15, ..busy }, failed], Portions::ENCODING, false),
             Next::Fail(1)
         );
         assert_eq!(
-            next(&[busy, Report { stop: 10, ..idle }], ENCODE_TOKENS, false),
+            next(&[busy, Report { stop: 10, ..idle }], Portions::ENCODING, false),
             Next::Stop(10)
         );
     }

@@ -3,7 +3,7 @@
 //! No token waits for the one before it, so a portion of windows runs through the model layer by layer: every expert meets
 //! all its rows at once (the paper, section 3). What is read is looked back on within its own window only.
 
-use super::lockstep::portions;
+use super::lockstep::{portions, Portions};
 use super::trace::{Trace, Visit};
 use super::windows::{windows, Cut, Prefix, Window};
 use super::workload::Workload;
@@ -14,7 +14,7 @@ use crate::model::{Model, Shape};
 use crate::moe::Context;
 use std::collections::VecDeque;
 
-/// Portions that wait at most: enough to cut them evenly.
+/// Portions that are asked for, and read in a step at most: enough to cut them evenly, and few enough to listen in between.
 const PORTIONS: usize = 4;
 
 /// How to score.
@@ -121,7 +121,7 @@ impl Scorer {
     }
 
     /// Reads and scores some windows; collective. What has come to its end.
-    fn portion(
+    fn read_portion(
         &mut self,
         ctx: &mut Context,
         model: &mut dyn Model,
@@ -131,8 +131,8 @@ impl Scorer {
         self.make_room(portion);
         let source_visits = self.read_sources(ctx, model, step, portion);
         let rows = rows_of(&self.texts, portion, self.settings.prefix, model.shape());
+        let width = model.shape().d_model;
         let hidden = model.decode(ctx, &rows, &mut self.caches);
-        let d = model_width(&rows, hidden);
         self.hidden.clear();
         self.targets.clear();
         let mut first = 0;
@@ -140,7 +140,7 @@ impl Scorer {
             let ids = &text_of(&self.texts, *text).request.ids;
             let at = first + window.scores_at(window.scored.start);
             self.hidden
-                .extend_from_slice(&hidden[at * d..(at + window.scored.len()) * d]);
+                .extend_from_slice(&hidden[at * width..(at + window.scored.len()) * width]);
             self.targets.extend_from_slice(&ids[window.scored.clone()]);
             first += window.tokens();
         }
@@ -169,13 +169,15 @@ impl Scorer {
                 text.scores.add(&self.scored, row, want);
             }
             scored += window.scored.len();
-            if text.scores.logprobs.last().is_some_and(|p| p.is_nan()) {
+            let before = text.scores.logprobs.len() - window.scored.len();
+            if text.scores.logprobs[before..].iter().any(|p| p.is_nan()) {
                 let error = anyhow::anyhow!(
                     "row {} of the input, counted from 0: the logits of its tokens hold a NaN: the weights or the hidden \
                      states are damaged",
                     text.request.key
                 );
                 ctx.failure.get_or_insert(error);
+                continue;
             }
             text.left -= 1;
             if text.left == 0 {
@@ -227,11 +229,6 @@ impl Scorer {
 
 fn text_of(texts: &[Option<Text>], number: usize) -> &Text {
     texts[number].as_ref().expect("a text with windows left is kept")
-}
-
-/// Width of hidden states, of which `rows` have one each.
-fn model_width(rows: &[DecodeRow], hidden: &[f32]) -> usize {
-    hidden.len() / rows.len().max(1)
 }
 
 /// The rows of some windows, side by side in the cache.
@@ -337,19 +334,26 @@ impl Workload for Scorer {
         PORTIONS * self.portion
     }
 
-    fn portion(&self) -> usize {
-        self.portion
+    fn portions(&self) -> Portions {
+        Portions {
+            tokens: self.portion,
+            most: PORTIONS,
+        }
     }
 
     fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Finished> {
         if calls == 0 {
             return Vec::new();
         }
-        let queue: Vec<(usize, Window)> = std::mem::take(&mut self.queue).into();
-        self.waiting = 0;
-        let lengths: Vec<usize> = queue.iter().map(|w| self.tokens_of(w)).collect();
+        let (mut lengths, mut tokens) = (Vec::new(), 0);
+        while lengths.len() < self.queue.len() && tokens < calls * self.portion {
+            lengths.push(self.tokens_of(&self.queue[lengths.len()]));
+            tokens += lengths[lengths.len() - 1];
+        }
+        let first: Vec<(usize, Window)> = self.queue.drain(..lengths.len()).collect();
+        self.waiting -= tokens;
         let all = portions(&lengths, calls).into_iter();
-        all.flat_map(|portion| self.portion(ctx, model, step, &queue[portion]))
+        all.flat_map(|portion| self.read_portion(ctx, model, step, &first[portion]))
             .collect()
     }
 

@@ -1,7 +1,7 @@
 //! What a rank's running batch looks like from outside, whatever it does with its rows.
 
 use super::batch::{Batch, Finished, Request};
-use super::lockstep::ENCODE_TOKENS;
+use super::lockstep::Portions;
 use crate::model::Model;
 use crate::moe::Context;
 
@@ -22,9 +22,9 @@ pub trait Workload {
     fn active(&self) -> usize;
     /// Room for tokens to read.
     fn budget(&self) -> usize;
-    /// Tokens that are read in one go; the same on every rank.
-    fn portion(&self) -> usize;
-    /// Reads what waits, in `calls` portions; `step` numbers the group's steps.
+    /// How it reads what waits; the same on every rank.
+    fn portions(&self) -> Portions;
+    /// Reads what waits, or the first of it, in `calls` portions; `step` numbers the group's steps.
     fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Self::Finished>;
     /// Decodes every output one token further.
     fn step(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64) -> Vec<Self::Finished>;
@@ -54,8 +54,8 @@ impl Workload for Batch {
         Batch::budget(self)
     }
 
-    fn portion(&self) -> usize {
-        ENCODE_TOKENS
+    fn portions(&self) -> Portions {
+        Portions::ENCODING
     }
 
     fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Finished> {

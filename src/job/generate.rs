@@ -14,8 +14,8 @@ use crate::decode::sample::Sampling;
 use crate::decode::search::Settings;
 use crate::decode::stop::Stops;
 use crate::model::Model;
-use crate::results::{Judge, Row, Status, Tally};
-use anyhow::{bail, ensure, Result};
+use crate::results::{Row, Status};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -124,7 +124,7 @@ fn sampling(args: &GenerateArgs) -> Result<Option<Sampling>> {
         top_k: args.top_k.unwrap_or(0),
         top_p: args.top_p.unwrap_or(1.0),
         min_p: args.min_p.unwrap_or(0.0),
-        seed: args.seed,
+        seed: args.seed.unwrap_or(0),
     }
     .checked()
 }
@@ -182,7 +182,12 @@ impl Task for Generate<'_> {
                 "temperature": s.temperature, "top_k": s.top_k, "top_p": s.top_p, "min_p": s.min_p, "seed": s.seed
             })
         });
-        fields.extend([("sampling", json!(sampling)), ("stop", json!(self.args.stop))]);
+        let counts_prompt = self.args.generation.max_new_tokens.is_none() && self.args.generation.max_length.is_some();
+        fields.extend([
+            ("sampling", json!(sampling)),
+            ("stop", json!(self.args.stop)),
+            ("max_length_counts_prompt", json!(counts_prompt)),
+        ]);
         fields
     }
 
@@ -190,8 +195,14 @@ impl Task for Generate<'_> {
         Ok(())
     }
 
-    fn examine(&self, _: &Scan) -> Result<()> {
-        Ok(())
+    fn examine(&self, scan: &Scan) -> Result<()> {
+        match scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
+            Some(row) => {
+                let template = self.tokenizer.chat_template().map(|_| ());
+                template.with_context(|| format!("{}: `messages`", scan.place(row)))
+            }
+            None => Ok(()),
+        }
     }
 
     fn begin(&mut self, started: i64) {
@@ -295,24 +306,6 @@ impl Task for Generate<'_> {
     }
 
     fn figures(&self) -> Result<Box<dyn Figures>> {
-        Ok(Box::new(Counted::default()))
-    }
-}
-
-/// Rows by status, and tokens.
-#[derive(Default)]
-struct Counted(Tally);
-
-impl Figures for Counted {
-    fn tally(&self) -> &Tally {
-        &self.0
-    }
-
-    fn figures(&self) -> Vec<(String, f64)> {
-        Vec::new()
-    }
-
-    fn judge(&mut self) -> &mut dyn Judge {
-        &mut self.0
+        Ok(Box::new(run::Counted::default()))
     }
 }

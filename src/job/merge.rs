@@ -1,6 +1,8 @@
 //! `sluice merge`: makes the finished file of a run that was left unmerged.
 
-use crate::results::{merge, parts_path, Results, Status, Tally};
+use super::run::{Counted, Figures};
+use super::score::Perplexity;
+use crate::results::{merge, parts_path, Parts, Results, Status};
 use anyhow::{ensure, Result};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
@@ -13,20 +15,28 @@ pub struct MergeOptions {
     pub path: PathBuf,
 }
 
+/// What the job of these parts computes over all rows. BLEU needs references, which a run has.
+fn figures(parts: &Path) -> Box<dyn Figures> {
+    match Parts::job_of(parts).as_deref() {
+        Ok("score") => Box::new(Perplexity::default()),
+        _ => Box::new(Counted::default()),
+    }
+}
+
 /// Merges, and writes a line about it; gives the number of rows that failed.
 ///
 /// # Errors
 /// See [`merge`]; also a folder whose name doesn't end in `.parts`.
 pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<u64> {
     let (parts, out) = places(&options.path)?;
-    let mut tally = Tally::default();
-    let summary = merge(&parts, &out, &mut tally)?;
+    let mut figures = figures(&parts);
+    let summary = merge(&parts, &out, figures.judge())?;
     // Standard input was kept for a resume; there is none any more.
     if Results::open(&out)?
         .identity()
         .config
-        .get("input")
-        .is_some_and(|input| input == "-")
+        .get("inputs")
+        .is_some_and(|inputs| *inputs == serde_json::json!(["-"]))
     {
         let _ = std::fs::remove_file(crate::job::run::spool_of(&out));
     }
@@ -47,7 +57,7 @@ pub fn run(options: &MergeOptions, to: &mut dyn Write) -> Result<u64> {
     };
     match writeln!(to, "{line}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(tally.statuses[Status::Failed as usize]),
+        _ => Ok(figures.tally().statuses[Status::Failed as usize]),
     }
 }
 

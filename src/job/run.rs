@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 pub use summary::size;
 use summary::{Meterman, RankSummary, Run};
-pub use task::{Done, Figures, Place, Planned, Taken, Task};
+pub use task::{Counted, Done, Figures, Place, Planned, Taken, Task};
 
 /// Runs a job; collective over all ranks. `open` opens its checkpoint.
 ///

@@ -186,8 +186,8 @@ impl Task for Score<'_> {
             Prefix::Token(token) => Some(token),
         };
         vec![
-            ("window", json!(cut.window)),
-            ("stride", json!(cut.stride)),
+            ("window", json!((!self.args.pairs).then_some(cut.window))),
+            ("stride", json!((!self.args.pairs).then_some(cut.stride))),
             ("prefix_token_id", json!(prefix)),
             ("ranks", json!(want.ranks)),
             ("top", json!(want.top)),
@@ -223,7 +223,11 @@ impl Task for Score<'_> {
             Memory::Bytes(bytes) => (bytes / token) as usize,
         };
         // A window is read in one go.
-        let least = (self.settings.cut.window.min(WINDOW) as u64) * token;
+        let window = match self.args.pairs {
+            true => WINDOW,
+            false => self.settings.cut.window,
+        };
+        let least = window as u64 * token;
         ensure!(
             portion > 0,
             "--activation-memory: a single token takes {}; give more",
@@ -319,7 +323,7 @@ fn of_record(row: Row, record: &Record, languages: &[String; 2]) -> Row {
 
 /// Counts and sums over all rows.
 #[derive(Default)]
-struct Perplexity {
+pub(super) struct Perplexity {
     tally: Tally,
     sums: Sums,
 }
@@ -327,8 +331,8 @@ struct Perplexity {
 impl Judge for Perplexity {
     fn see(&mut self, rows: &[Row]) -> Result<()> {
         self.tally.see(rows)?;
-        let unused = |row: &&Row| !matches!(row.status, Status::Blank | Status::Failed);
-        for row in rows.iter().filter(unused) {
+        let used = |row: &&Row| !matches!(row.status, Status::Blank | Status::Failed);
+        for row in rows.iter().filter(used) {
             self.sums.add(row.scored_text(), &row.logprobs);
         }
         Ok(())

@@ -141,6 +141,14 @@ impl Parts {
         })
     }
 
+    /// The job whose segments the folder `dir` holds.
+    ///
+    /// # Errors
+    /// It holds none.
+    pub fn job_of(dir: &Path) -> Result<String> {
+        Ok(read_job(dir)?.identity.job)
+    }
+
     /// Opens the folder that another rank made, waiting a few seconds for a slow network file system to show it.
     pub fn join(out: &Path) -> Result<Parts> {
         let dir = parts_path(out);
@@ -214,11 +222,10 @@ impl Parts {
             "{} exists: a segment is written only once",
             path.display()
         );
-        let contents = Contents::of(
-            rows,
-            self.identity.job != "score" || rows.iter().any(|row| !row.output.is_empty()),
-            layout,
-        );
+        let scores = self.identity.job == "score";
+        let output = !scores || rows.iter().any(|row| !row.output.is_empty());
+        let mut contents = Contents::of(rows, output, layout);
+        contents.logprobs |= scores;
         let temporary = with_suffix(&path, ".tmp");
         let written = make_file(&temporary, |file| {
             set_text(file, "creator", CREATOR)?;

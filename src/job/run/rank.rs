@@ -101,7 +101,7 @@ impl<T: Task> Rank<'_, T> {
             };
             let others = self.desk.as_ref().map(Desk::others).unwrap_or_default();
             (self.show)(books.group, others);
-            let decided = next(&reports, batch.portion(), exhausted);
+            let decided = next(&reports, batch.portions(), exhausted);
             match decided {
                 Next::Fail(rank) if rank == ctx.comm.rank() => {
                     *failure = failure.take().or(ctx.failure.take());
@@ -166,7 +166,7 @@ impl<T: Task> Rank<'_, T> {
         };
         let report = Report {
             wants: batch.wants(),
-            waiting: batch.waiting() as u32,
+            waiting: u32::try_from(batch.waiting()).unwrap_or(u32::MAX),
             budget: batch.budget() as u32,
             active: batch.active() as u32,
             failed,
@@ -302,6 +302,7 @@ impl<P> Books<P> {
 
     fn add(&mut self, row: Row) {
         self.bytes += 64 + row.input.len() + row.output.len() + 8 * row.ids.len();
+        self.bytes += 4 * (row.logprobs.len() + row.ranks.len() + row.top_ids.len() + row.top_logprobs.len());
         self.bytes += row
             .routes
             .as_ref()

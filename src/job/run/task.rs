@@ -142,3 +142,21 @@ pub trait Figures {
     /// What the rows are shown to.
     fn judge(&mut self) -> &mut dyn Judge;
 }
+
+/// Rows by status, and tokens, and nothing else.
+#[derive(Default)]
+pub struct Counted(Tally);
+
+impl Figures for Counted {
+    fn tally(&self) -> &Tally {
+        &self.0
+    }
+
+    fn figures(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
+    fn judge(&mut self) -> &mut dyn Judge {
+        &mut self.0
+    }
+}
