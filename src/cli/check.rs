@@ -56,7 +56,7 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
         "--window 1 without a prefix scores nothing: the first token of a window has nothing before it; give 2 or more"
     );
     let languages = [("--source", &args.source), ("--target", &args.target)];
-    for (flag, _) in languages.iter().filter(|(_, code)| code.is_some() && !args.pairs) {
+    if let Some((flag, _)) = languages.iter().find(|(_, code)| code.is_some() && !args.pairs) {
         bail!("{flag} is the language of a half of --pairs; leave it out, or give --pairs");
     }
     for (flag, given) in [

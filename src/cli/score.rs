@@ -38,7 +38,7 @@ pub struct ScoreArgs {
     #[serde(flatten)]
     pub run: RunArgs,
 
-    /// Score the second column of source<TAB>target after the first, with a model that has an encoder
+    /// Score targets after their sources, with a model that has an encoder: a line is a source, a tab and a target
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1)]
     #[arg(require_equals = true, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true)]
     #[arg(help_heading = "Input and output")]

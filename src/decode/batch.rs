@@ -151,7 +151,7 @@ enum Reading {
 
 impl Reading {
     /// Tokens of a source that are read ahead of decoding.
-    fn ahead<'a>(self, ids: &'a [u32]) -> &'a [u32] {
+    fn ahead(self, ids: &[u32]) -> &[u32] {
         match self {
             Reading::Encoder => ids,
             Reading::Prompt(_) => &ids[..ids.len().saturating_sub(1)],

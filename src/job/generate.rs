@@ -26,7 +26,7 @@ const MAX_NEW_TOKENS: usize = 128;
 /// Runs the job; collective over all ranks.
 ///
 /// # Errors
-/// As [`run::run`].
+/// What is refused, or went wrong, on this rank; [`crate::comm::ReportedElsewhere`] where it was on another.
 pub fn run(args: &GenerateArgs, world: &dyn Comm) -> Result<Exit> {
     run::run(&args.run, &args.inputs, || Generate::open(args), world)
 }

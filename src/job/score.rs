@@ -28,7 +28,7 @@ const PORTION: usize = 2048;
 /// Runs the job; collective over all ranks.
 ///
 /// # Errors
-/// As [`run::run`].
+/// What is refused, or went wrong, on this rank; [`crate::comm::ReportedElsewhere`] where it was on another.
 pub fn run(args: &ScoreArgs, world: &dyn Comm) -> Result<Exit> {
     run::run(&args.run, &args.inputs, || Score::open(args), world)
 }

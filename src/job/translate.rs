@@ -24,7 +24,7 @@ use std::path::PathBuf;
 /// Runs the job; collective over all ranks.
 ///
 /// # Errors
-/// As [`run::run`].
+/// What is refused, or went wrong, on this rank; [`crate::comm::ReportedElsewhere`] where it was on another.
 pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
     run::run(&args.run, &args.inputs, || Translate::open(args), world)
 }

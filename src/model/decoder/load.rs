@@ -89,13 +89,13 @@ impl Reader<'_> {
         Ok(Layer {
             attention_norm: self.norm(&format!("{name}.input_layernorm"))?,
             attention: match &self.spec.attention {
-                Attention::Grouped(spec) => SelfAttention::Grouped(self.grouped(&attention, spec)?),
-                Attention::Latent(spec) => SelfAttention::Latent(self.latent(&attention, spec)?),
+                Attention::Grouped(spec) => SelfAttention::Grouped(Box::new(self.grouped(&attention, spec)?)),
+                Attention::Latent(spec) => SelfAttention::Latent(Box::new(self.latent(&attention, spec)?)),
             },
             window,
             ffn_norm: self.norm(&format!("{name}.post_attention_layernorm"))?,
             ffn: match dense {
-                Some(_) => FeedForward::Dense(self.gated(&format!("{name}.mlp"))?),
+                Some(_) => FeedForward::Dense(Box::new(self.gated(&format!("{name}.mlp"))?)),
                 None => FeedForward::Sparse(Box::new(self.sparse(i, &name)?)),
             },
         })

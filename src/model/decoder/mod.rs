@@ -1,4 +1,4 @@
-//! Decoder-only models: one skeleton for all families, described by a [`Spec`](spec::Spec) that a family's file makes of its
+//! Decoder-only models: one skeleton for all families, described by a [`Spec`] that a family's file makes of its
 //! `config.json`. docs/adding-a-model.md tells how to add one.
 
 mod attention;
@@ -101,12 +101,12 @@ struct Layer {
 }
 
 enum SelfAttention {
-    Grouped(attention::GroupedAttention),
-    Latent(latent::LatentAttention),
+    Grouped(Box<attention::GroupedAttention>),
+    Latent(Box<latent::LatentAttention>),
 }
 
 enum FeedForward {
-    Dense(Gated),
+    Dense(Box<Gated>),
     Sparse(Box<MoeLayer>),
 }
 
