@@ -219,6 +219,14 @@ impl Batch {
         }
     }
 
+    /// The same batch, for sources of about `mean` tokens.
+    pub fn with_mean(self, mean: usize) -> Batch {
+        Batch {
+            mean: mean.max(1) as f64,
+            ..self
+        }
+    }
+
     /// The same batch, for outputs with stop strings.
     pub fn with_text(self, text: TextOf) -> Batch {
         Batch {

@@ -220,6 +220,7 @@ impl Task for Generate<'_> {
             settings: &self.settings,
             batch_tokens: self.args.generation.batch_tokens,
             outputs: 1,
+            longest: usize::MAX,
         }
         .plan(net, place)?;
         let tokenizer = self.tokenizer.clone();

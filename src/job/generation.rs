@@ -124,6 +124,8 @@ pub struct Generating<'a> {
     pub batch_tokens: BatchTokens,
     /// Outputs of each row.
     pub outputs: usize,
+    /// Tokens above which a source's length is more likely a slip of the corpus than what the others have.
+    pub longest: usize,
 }
 
 impl Generating<'_> {
@@ -139,8 +141,7 @@ impl Generating<'_> {
             top_k: shape.top_k,
             ranks: place.ranks,
             outputs: self.outputs,
-            // A sentence longer than 512 tokens is rare, however long a line.
-            mean_tokens: place.mean_tokens.min(512),
+            mean_tokens: place.mean_tokens.min(self.longest),
         };
         let (wanted, allowed) = match self.batch_tokens {
             BatchTokens::Tokens(tokens) => {
@@ -170,7 +171,7 @@ impl Generating<'_> {
             );
         }
         Ok(Planned {
-            work: Batch::new(settings.clone(), limits, net),
+            work: Batch::new(settings.clone(), limits, net).with_mean(demand.mean_tokens),
             caches,
             in_flight: format!("{} outputs and {} source tokens", limits.outputs, limits.tokens),
         })

@@ -220,7 +220,10 @@ impl Task for Score<'_> {
         let token = shape.activation_bytes() + Caches::passing_row_bytes(kind, shape);
         let portion = match self.args.activation_memory {
             Memory::Auto => PORTION,
-            Memory::Bytes(bytes) => (bytes / token) as usize,
+            // The window that is begun last is read to its end.
+            Memory::Bytes(bytes) => ((bytes / token) as usize)
+                .saturating_sub(place.mean_tokens.min(self.settings.cut.window))
+                .max(1),
         };
         // A window is read in one go.
         let window = match self.args.pairs {
@@ -228,11 +231,6 @@ impl Task for Score<'_> {
             false => self.settings.cut.window,
         };
         let least = window as u64 * token;
-        ensure!(
-            portion > 0,
-            "--activation-memory: a single token takes {}; give more",
-            size(token)
-        );
         ensure!(
             least <= place.room,
             "a window takes {} on its way through the model, this rank's share of the free memory is {}: give a lower --window",
@@ -242,7 +240,7 @@ impl Task for Score<'_> {
         let portion = portion.min((place.room / 2 / token) as usize).max(1);
         Ok(Planned {
             work: Scorer::new(self.settings, portion, place.mean_tokens, net),
-            caches: portion as u64 * token,
+            caches: (portion + place.mean_tokens.min(window)) as u64 * token,
             in_flight: format!("{portion} tokens"),
         })
     }

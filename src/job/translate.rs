@@ -138,6 +138,8 @@ impl Task for Translate<'_> {
             settings: &self.settings,
             batch_tokens: self.args.generation.batch_tokens,
             outputs: self.outputs() as usize,
+            // A sentence longer than 512 tokens is rare, however long a line.
+            longest: 512,
         }
         .plan(net, place)
     }

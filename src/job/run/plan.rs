@@ -99,6 +99,8 @@ pub struct Prepared {
     pub scan: Option<Scan>,
     /// Which start of the job this is.
     pub attempt: u32,
+    /// When it was first started, in seconds since 1970.
+    pub started: i64,
     /// Finished outputs, as ranges.
     pub done: Vec<(u64, u64)>,
     /// Rows that failed in a job that is finished already.
@@ -204,6 +206,7 @@ fn examine(task: &impl Task, paths: &[PathBuf]) -> Result<(Prepared, Option<Part
                 Prepared {
                     scan: Some(scan),
                     attempt,
+                    started: parts.started(),
                     done,
                     failed: 0,
                 },
