@@ -2,13 +2,14 @@
 //! however tokens are put together and shared among ranks.
 
 use crate::forced::same_routes;
-use crate::{bound, device, floats, ids, Golden};
+use crate::{bound, device, floats, ids, load, Golden};
 use sluicegate::comm::{threads, Comm};
 use sluicegate::device::{log_sum_exp, top_k, Dtype, Epilogue, KeyRows};
 use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
 use sluicegate::model::Model;
 use sluicegate::moe::gate::Routes;
 use sluicegate::moe::Context;
+use std::path::Path;
 
 /// A text to go through a model, and where its first token's cache row is.
 struct Text {
@@ -109,6 +110,22 @@ fn one_by_one(model: &mut dyn Model, ctx: &mut Context, texts: &[Text]) -> Vec<f
         }
     }
     hidden
+}
+
+/// The bits of what the model in a folder makes of a text.
+pub fn hidden(dir: &Path, ids: &[u32]) -> Vec<u32> {
+    let text = Text {
+        item: 0,
+        ids: ids.to_vec(),
+        first: 0,
+    };
+    let found = threads::run(1, |comm| {
+        let (device, mut model) = (device(1), load(dir, Dtype::F32, 0, 1));
+        let shape = model.shape();
+        let mut ctx = Context::new(&device, comm, shape.moe_layers(), shape.experts, true);
+        together(model.as_mut(), &mut ctx, std::slice::from_ref(&text)).hidden
+    });
+    bits(&found.concat())
 }
 
 fn bits(rows: &[f32]) -> Vec<u32> {

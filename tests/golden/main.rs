@@ -8,6 +8,7 @@ mod forced;
 mod generate;
 mod score;
 mod shards;
+mod stored;
 
 use serde_json::Value;
 use sluicegate::checkpoint::read_json;
@@ -54,17 +55,22 @@ impl Golden {
 
     /// The same in another type.
     fn load_as(&self, dtype: Dtype, rank: usize, ranks: usize) -> Box<dyn Model> {
-        let (checkpoint, architecture) = model::open(&self.dir).expect("a sound checkpoint");
-        let loading = Loading {
-            checkpoint: &checkpoint,
-            dtype,
-            threads: 1,
-            rank,
-            ranks,
-            progress: &mut |_, _| (),
-        };
-        architecture.load(loading).expect("weights")
+        load(&self.dir, dtype, rank, ranks)
     }
+}
+
+/// The model of a folder as rank `rank` of `ranks` holds it.
+fn load(dir: &Path, dtype: Dtype, rank: usize, ranks: usize) -> Box<dyn Model> {
+    let (checkpoint, architecture) = model::open(dir).expect("a sound checkpoint");
+    let loading = Loading {
+        checkpoint: &checkpoint,
+        dtype,
+        threads: 1,
+        rank,
+        ranks,
+        progress: &mut |_, _| (),
+    };
+    architecture.load(loading).expect("weights")
 }
 
 /// Whether the reference dropped a token of the item in one of the routers whose names begin so: its first expert had no
