@@ -62,7 +62,7 @@ pub struct EvaluateArgs {
     pub smooth_method: SmoothMethod,
 
     /// BLEU: value of the methods floor (default 0.1) and add-k (default 1)
-    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Metrics")]
+    #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true, help_heading = "Metrics")]
     pub smooth_value: Option<f64>,
 
     /// BLEU: leave out orders of n-grams that the outputs are too short for
