@@ -9,7 +9,7 @@ use sluicegate::decode::lockstep::{next, Next, Report, ENCODE_TOKENS};
 use sluicegate::decode::search::{EarlyStopping, Settings};
 use sluicegate::device::{Cpu, Dtype, KeyRows, Linear, Part, Source};
 use sluicegate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, SourceRow};
-use sluicegate::model::EncoderDecoder;
+use sluicegate::model::{Model, Shape};
 use sluicegate::moe::Context;
 
 /// Also the width of hidden states: the head is a multiple of the identity.
@@ -49,6 +49,7 @@ fn expected(source: &[u32], forced: u32) -> Vec<u32> {
 
 /// Keeps tokens where a model keeps keys, and counts what it is asked to do.
 struct Made {
+    shape: Shape,
     head: Linear,
     hidden: Vec<f32>,
     /// Sentences encoded so far.
@@ -71,6 +72,14 @@ impl Made {
         };
         Made {
             head: Linear::pack(VOCABULARY, &[part], Dtype::F32).unwrap(),
+            shape: Shape {
+                encoder: true,
+                d_model: VOCABULARY,
+                vocab_size: VOCABULARY,
+                layers: 1,
+                cache_row: [1, 1],
+                ..Shape::default()
+            },
             hidden: Vec::new(),
             encoded: 0,
             most_encoded: 0,
@@ -84,48 +93,41 @@ fn put(cache: &mut CacheRows, row: usize, token: u32) {
     let CacheRows::F32(cache) = cache else {
         panic!("float32 was asked for")
     };
-    cache[row * 2 * VOCABULARY..][..2 * VOCABULARY].fill(token as f32);
+    cache.keys[row] = token as f32;
+    cache.values[row] = token as f32;
 }
 
 fn get(cache: &CacheRows, row: usize) -> u32 {
     let CacheRows::F32(cache) = cache else {
         panic!("float32 was asked for")
     };
-    cache[(row + 1) * 2 * VOCABULARY - 1] as u32
+    cache.values[row] as u32
 }
 
-impl EncoderDecoder for Made {
-    fn d_model(&self) -> usize {
-        VOCABULARY
-    }
-
-    fn decoder_layers(&self) -> usize {
-        1
+impl Model for Made {
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn cache_type(&self) -> CacheType {
         CacheType::F32
     }
 
-    fn moe_layers(&self) -> (Vec<String>, Vec<String>) {
-        (Vec::new(), Vec::new())
-    }
-
-    fn experts(&self) -> (usize, usize) {
-        (0, 0)
-    }
-
     fn head(&self) -> &Linear {
         &self.head
     }
 
-    fn encode(&mut self, _: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
+    fn bytes(&self) -> u64 {
+        self.head.bytes() as u64
+    }
+
+    fn read(&mut self, _: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
         self.encoded += sources.len();
         self.most_encoded = self.most_encoded.max(sources.iter().map(|s| s.ids.len()).sum());
         for source in sources {
             let rows = source.first..;
             rows.zip(source.ids)
-                .for_each(|(row, &id)| put(&mut caches.cross[0], row, id));
+                .for_each(|(row, &id)| put(caches.cross(0), row, id));
         }
     }
 
@@ -135,14 +137,14 @@ impl EncoderDecoder for Made {
             self.most_tokens = self.most_tokens.max(sources.iter().map(|s| s.1).sum());
         }
         self.shared |= sources.len() < rows.len();
-        rows.iter().for_each(|r| put(&mut caches.own[0], r.row, r.token));
+        rows.iter().for_each(|r| put(caches.own(0), r.row, r.token));
         self.hidden.clear();
         for row in rows {
             let (first, n) = row.source;
-            let source: Vec<u32> = (first..first + n).map(|r| get(&caches.cross[0], r)).collect();
+            let source: Vec<u32> = (first..first + n).map(|r| get(caches.cross(0), r)).collect();
             let ids: Vec<u32> = match row.keys {
-                KeyRows::Range(first, n) => (first..first + n).map(|r| get(&caches.own[0], r)).collect(),
-                KeyRows::Table(rows) => rows.iter().map(|&r| get(&caches.own[0], r as usize)).collect(),
+                KeyRows::Range(first, n) => (first..first + n).map(|r| get(caches.own(0), r)).collect(),
+                KeyRows::Table(rows) => rows.iter().map(|&r| get(caches.own(0), r as usize)).collect(),
             };
             assert_eq!((row.position + 1, Some(&row.token)), (ids.len(), ids.last()));
             let at = self.hidden.len();

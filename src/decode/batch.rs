@@ -10,7 +10,7 @@ use super::trace::{Trace, Visit};
 use crate::device::{KeyRows, Tops};
 use crate::metrics::meter::Phase;
 use crate::model::cache::{Caches, DecodeRow, SourceRow};
-use crate::model::EncoderDecoder;
+use crate::model::Model;
 use crate::moe::Context;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -140,22 +140,15 @@ pub struct Batch {
 
 impl Batch {
     /// An empty batch for a model.
-    pub fn new(settings: Settings, limits: Limits, model: &dyn EncoderDecoder) -> Batch {
-        let (layers, d_model) = (model.decoder_layers(), model.d_model());
-        let slot = settings.slot_rows();
+    pub fn new(settings: Settings, limits: Limits, model: &dyn Model) -> Batch {
+        let (shape, slot) = (model.shape(), settings.slot_rows());
         Batch {
             slots: Slots::new(limits.outputs, slot, limits.tokens),
-            caches: Caches::new(
-                model.cache_type(),
-                layers,
-                d_model,
-                limits.outputs * slot,
-                limits.tokens,
-            ),
+            caches: Caches::new(model.cache_type(), shape, limits.outputs * slot, limits.tokens),
+            d_model: shape.d_model,
             settings,
             capacity: limits.tokens,
             limits,
-            d_model,
             queue: VecDeque::new(),
             placed: Vec::new(),
             sources: Vec::new(),
@@ -237,7 +230,7 @@ impl Batch {
 
     /// Encodes what waits, in `calls` portions of about as many tokens; collective, with nothing where nothing waits, as
     /// often on every rank. `step` numbers the group's steps.
-    pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn EncoderDecoder, step: u64, calls: usize) {
+    pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) {
         if calls == 0 {
             return;
         }
@@ -250,13 +243,7 @@ impl Batch {
         }
     }
 
-    fn encode_portion(
-        &mut self,
-        ctx: &mut Context,
-        model: &mut dyn EncoderDecoder,
-        step: u64,
-        placed: Vec<(Request, Place)>,
-    ) {
+    fn encode_portion(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, placed: Vec<(Request, Place)>) {
         let sources: Vec<SourceRow> = placed
             .iter()
             .map(|(r, p)| SourceRow {
@@ -264,8 +251,8 @@ impl Batch {
                 first: p.source.start,
             })
             .collect();
-        model.encode(ctx, &sources, &mut self.caches);
-        let layers = model.moe_layers().0.len();
+        model.read(ctx, &sources, &mut self.caches);
+        let layers = model.shape().encoder_moe.len();
         let mut first = 0;
         for (request, place) in placed {
             let tokens = request.ids.len();
@@ -307,7 +294,7 @@ impl Batch {
     }
 
     /// Decodes every sentence one token further; collective, with nothing where there is nothing. Returns what ended.
-    pub fn step(&mut self, ctx: &mut Context, model: &mut dyn EncoderDecoder, step: u64) -> Vec<Finished> {
+    pub fn step(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64) -> Vec<Finished> {
         let beams = self.settings.beams;
         let tables = self.tables();
         let mut rows = Vec::new();
@@ -376,7 +363,7 @@ impl Batch {
     }
 
     /// Finds the candidates of each wanted row, in order.
-    fn offers(&mut self, ctx: &mut Context, model: &dyn EncoderDecoder) {
+    fn offers(&mut self, ctx: &mut Context, model: &dyn Model) {
         let head = &mut self.head;
         let (k, ruled_out) = (self.settings.candidates(), &head.ruled_out);
         let tops = &mut head.tops;
@@ -395,9 +382,9 @@ impl Batch {
         }
     }
 
-    fn keep_routes(&mut self, ctx: &Context, model: &dyn EncoderDecoder, step: u64) {
+    fn keep_routes(&mut self, ctx: &Context, model: &dyn Model, step: u64) {
         let Some(routes) = &ctx.routes else { return };
-        let decoder = &routes[model.moe_layers().0.len()..];
+        let decoder = &routes[model.shape().encoder_moe.len()..];
         let mut first = 0;
         for d in &mut self.active {
             if let Some(trace) = &mut d.trace {

@@ -18,8 +18,7 @@ use crate::device::{Cpu, Dtype};
 use crate::metrics::memory;
 use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::cache::Caches;
-use crate::model::nllb_moe::NllbMoe;
-use crate::model::EncoderDecoder;
+use crate::model::{Loading, Model as Network};
 use crate::moe::Context;
 use crate::results::{Parts, Status};
 use anyhow::{anyhow, bail, Context as _, Result};
@@ -195,18 +194,12 @@ impl Started<'_> {
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(model, comm.as_ref()));
         let mut net = agree(world, loaded)?;
-        let (encoder, decoder) = net.moe_layers();
         let keep = args.routing.is_some();
-        let mut ctx = Context::new(
-            &device,
-            comm.as_ref(),
-            encoder.len() + decoder.len(),
-            net.experts().0,
-            keep,
-        );
+        let (layers, experts) = (net.shape().moe_layers(), net.shape().experts);
+        let mut ctx = Context::new(&device, comm.as_ref(), layers, experts, keep);
         ctx.meter.since(loading, Phase::Load);
-        let limits = agree(world, self.limits(model, &net))?;
-        let caches = limits.cache_bytes(&model.settings, row_bytes(&net));
+        let limits = agree(world, self.limits(model, net.as_ref()))?;
+        let caches = limits.cache_bytes(&model.settings, row_bytes(net.as_ref()));
         let weights = net.bytes();
         if world.rank() == 0 {
             let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
@@ -222,7 +215,7 @@ impl Started<'_> {
         let shares = Shares::new(scan.windows.len(), self.groups);
         let feed = Feed::new(scan, shares, args.target.len().max(1), self.prepared.done_rows()?);
         let feed = agree(world, feed)?;
-        let mut batch = Batch::new(model.settings.clone(), limits, &net);
+        let mut batch = Batch::new(model.settings.clone(), limits, net.as_ref());
         let meterman = std::cell::RefCell::new(Meterman::new(self.rows, self.kept, world.rank() == 0));
         let progress = std::cell::Cell::new(Progress::default());
         let mut show = |group: Progress, others: Progress| {
@@ -250,7 +243,7 @@ impl Started<'_> {
         };
         // Until now a signal just ends the process, as it does when all rows are done: there is nothing to keep.
         signal::listen();
-        let end = rank.work(&mut ctx, &mut batch, &mut net);
+        let end = rank.work(&mut ctx, &mut batch, net.as_mut());
         let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu_started);
         let end = self.settle(end, rank.desk.take(), progress.get());
         meterman.borrow().finish();
@@ -268,7 +261,7 @@ impl Started<'_> {
     }
 
     /// What a rank takes on at once, cut to its share of the memory that is left; the same on every rank (collective).
-    fn limits(&self, model: &Model, net: &NllbMoe) -> Result<Limits> {
+    fn limits(&self, model: &Model, net: &dyn Network) -> Result<Limits> {
         let (settings, row) = (&model.settings, row_bytes(net));
         let room = memory::machine().map_or(u64::MAX, |m| m.room(memory::now(), self.neighbours as u64));
         let room = least(self.world, room);
@@ -300,8 +293,8 @@ impl Started<'_> {
     }
 
     /// What `--batch-tokens auto` goes by.
-    fn demand(&self, net: &NllbMoe) -> Demand {
-        let (experts, top_k) = net.experts();
+    fn demand(&self, net: &dyn Network) -> Demand {
+        let (experts, top_k) = (net.shape().experts, net.shape().top_k);
         let (rows, bytes) = self
             .prepared
             .scan
@@ -317,8 +310,8 @@ impl Started<'_> {
         }
     }
 
-    fn load(&self, model: &Model, comm: &dyn Comm) -> Result<NllbMoe> {
-        let (speaks, place) = (self.world.rank() == 0, (comm.rank(), comm.size()));
+    fn load(&self, model: &Model, comm: &dyn Comm) -> Result<Box<dyn Network>> {
+        let speaks = self.world.rank() == 0;
         let mut said = Instant::now();
         let mut progress = |layer: usize, layers: usize| {
             if speaks && (layer == 0 || said.elapsed() > Duration::from_secs(10)) {
@@ -326,14 +319,14 @@ impl Started<'_> {
                 log::info!("loading {}: layer {layer} of {layers}", self.args.model.display());
             }
         };
-        NllbMoe::load(
-            &model.checkpoint,
-            &model.config,
-            model.dtype,
-            self.threads,
-            place,
-            &mut progress,
-        )
+        model.architecture.load(Loading {
+            checkpoint: &model.checkpoint,
+            dtype: model.dtype,
+            threads: self.threads,
+            rank: comm.rank(),
+            ranks: comm.size(),
+            progress: &mut progress,
+        })
     }
 
     /// Waits for all groups; one that stops or fails stops them all, and its error is everybody's (collective).
@@ -365,8 +358,8 @@ impl Started<'_> {
 }
 
 /// Bytes of a cache row.
-fn row_bytes(net: &NllbMoe) -> u64 {
-    Caches::row_bytes(net.cache_type(), net.decoder_layers(), net.d_model())
+fn row_bytes(net: &dyn Network) -> u64 {
+    Caches::row_bytes(net.cache_type(), net.shape())
 }
 
 /// The least of all ranks' numbers (collective).

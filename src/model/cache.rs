@@ -1,5 +1,6 @@
 //! Keys and values that decoding looks back on.
 
+use super::Shape;
 use crate::device::{Cpu, Dtype, Element, KeyRows};
 use half::bf16;
 
@@ -29,84 +30,130 @@ impl CacheType {
     }
 }
 
-/// Keys and values of one layer, `[2, rows, d_model]`: all keys, then all values, so that neighbouring rows of either are
-/// one stretch of memory.
+/// Keys and values of one layer in planes of their own, so that neighbouring rows of either are one stretch of memory.
+pub struct Planes<T> {
+    /// `[rows, elements of keys]`
+    pub keys: Vec<T>,
+    /// `[rows, elements of values]`
+    pub values: Vec<T>,
+    row: [usize; 2],
+}
+
+/// Keys and values of one layer.
 pub enum CacheRows {
     /// Of [`CacheType::F32`].
-    F32(Vec<f32>),
+    F32(Planes<f32>),
     /// Of [`CacheType::Bf16`].
-    Bf16(Vec<bf16>),
+    Bf16(Planes<bf16>),
+}
+
+impl<T: Element + bytemuck::Zeroable> Planes<T> {
+    fn new(rows: usize, row: [usize; 2]) -> Planes<T> {
+        Planes {
+            keys: bytemuck::zeroed_vec(rows * row[0]),
+            values: bytemuck::zeroed_vec(rows * row[1]),
+            row,
+        }
+    }
+
+    fn store(&mut self, device: &Cpu, from: &[f32], stride: usize, rows: &[u32]) {
+        let [keys, values] = self.row;
+        device.store_rows(from, stride, keys, rows, &mut self.keys);
+        if values > 0 {
+            device.store_rows(&from[keys.min(from.len())..], stride, values, rows, &mut self.values);
+        }
+    }
 }
 
 impl CacheRows {
-    /// Room for `elements` elements; memory is taken as it is written to.
-    fn new(kind: CacheType, elements: usize) -> CacheRows {
+    /// Room for `rows` rows; memory is taken as it is written to.
+    fn new(kind: CacheType, rows: usize, row: [usize; 2]) -> CacheRows {
         match kind {
-            CacheType::F32 => CacheRows::F32(bytemuck::zeroed_vec(elements)),
-            CacheType::Bf16 => CacheRows::Bf16(bytemuck::zeroed_vec(elements)),
+            CacheType::F32 => CacheRows::F32(Planes::new(rows, row)),
+            CacheType::Bf16 => CacheRows::Bf16(Planes::new(rows, row)),
         }
     }
 
-    /// Writes row `i` of `from`, whose keys are the `d_model` elements from `i * stride` on and its values those behind,
-    /// into row `rows[i]`.
-    pub fn store(&mut self, device: &Cpu, from: &[f32], stride: usize, d_model: usize, rows: &[u32]) {
+    /// Writes row `i` of `from`, whose keys begin at `i * stride` and whose values stand behind them, into row `rows[i]`.
+    pub fn store(&mut self, device: &Cpu, from: &[f32], stride: usize, rows: &[u32]) {
         match self {
-            CacheRows::F32(to) => store(device, from, stride, d_model, rows, to),
-            CacheRows::Bf16(to) => store(device, from, stride, d_model, rows, to),
+            CacheRows::F32(to) => to.store(device, from, stride, rows),
+            CacheRows::Bf16(to) => to.store(device, from, stride, rows),
         }
     }
 }
 
-fn store<T: Element>(device: &Cpu, from: &[f32], stride: usize, d_model: usize, rows: &[u32], to: &mut [T]) {
-    let (keys, values) = to.split_at_mut(to.len() / 2);
-    device.store_rows(from, stride, d_model, rows, keys);
-    device.store_rows(&from[d_model.min(from.len())..], stride, d_model, rows, values);
-}
-
-/// Keys and values of every decoder layer. Rows are handed out by the decoder of sequences (`decode::slots`); memory
-/// is taken from the system only as rows are first written.
+/// Keys and values of the decoder layers. Rows are handed out by the decoder of sequences (`decode::slots`); memory is
+/// taken from the system only as rows are first written.
 pub struct Caches {
-    /// Of generated tokens, by layer.
-    pub own: Vec<CacheRows>,
-    /// Of source tokens, by layer.
-    pub cross: Vec<CacheRows>,
+    own: Vec<CacheRows>,
+    cross: Vec<CacheRows>,
     kind: CacheType,
-    d_model: usize,
+    row: [usize; 2],
 }
 
 impl Caches {
-    /// Caches of `layers` decoder layers with room for `own` generated and `cross` source tokens.
-    pub fn new(kind: CacheType, layers: usize, d_model: usize, own: usize, cross: usize) -> Caches {
-        let of = |rows: usize| {
-            let layer = |_| CacheRows::new(kind, rows * 2 * d_model);
-            (0..layers).map(layer).collect()
+    /// Caches of a model's layers with room for `own` tokens of the decoder and `cross` of the encoder.
+    pub fn new(kind: CacheType, shape: &Shape, own: usize, cross: usize) -> Caches {
+        Caches::of_layers(shape.layers, kind, shape, own, cross)
+    }
+
+    /// As [`Caches::new`], with one layer's rows for all of them: for tokens that no later call looks back on. What the
+    /// encoder gave is every layer's own.
+    pub fn passing(kind: CacheType, shape: &Shape, own: usize, cross: usize) -> Caches {
+        Caches::of_layers(1, kind, shape, own, cross)
+    }
+
+    fn of_layers(layers: usize, kind: CacheType, shape: &Shape, own: usize, cross: usize) -> Caches {
+        let of = |layers: usize, rows| {
+            (0..layers)
+                .map(|_| CacheRows::new(kind, rows, shape.cache_row))
+                .collect()
         };
         Caches {
-            own: of(own),
-            cross: of(cross),
+            own: of(layers, own),
+            cross: of(if shape.encoder { shape.layers } else { 0 }, cross),
             kind,
-            d_model,
+            row: shape.cache_row,
         }
     }
 
-    /// Room for `cross` source tokens in place of what there was, which is lost.
-    pub fn replace_cross(&mut self, cross: usize) {
+    /// The rows of a layer's own tokens.
+    pub fn own(&mut self, layer: usize) -> &mut CacheRows {
+        let held = self.own.len();
+        &mut self.own[layer % held]
+    }
+
+    /// The rows of what the encoder gave a layer.
+    pub fn cross(&mut self, layer: usize) -> &mut CacheRows {
+        &mut self.cross[layer]
+    }
+
+    /// Room for `rows` tokens of the encoder in place of what there was, which is lost.
+    pub fn replace_cross(&mut self, rows: usize) {
         for layer in &mut self.cross {
-            *layer = CacheRows::new(self.kind, cross * 2 * self.d_model);
+            *layer = CacheRows::new(self.kind, rows, self.row);
         }
     }
 
-    /// Bytes of a row over all layers, generated or source alike.
-    pub fn row_bytes(kind: CacheType, layers: usize, d_model: usize) -> u64 {
-        (layers * 2 * d_model * kind.bytes()) as u64
+    /// Room for `rows` tokens of the decoder in place of what there was, which is lost.
+    pub fn replace_own(&mut self, rows: usize) {
+        for layer in &mut self.own {
+            *layer = CacheRows::new(self.kind, rows, self.row);
+        }
+    }
+
+    /// Bytes of a row over all layers, of the decoder's tokens or the encoder's alike.
+    pub fn row_bytes(kind: CacheType, shape: &Shape) -> u64 {
+        (shape.layers * shape.cache_row.iter().sum::<usize>() * kind.bytes()) as u64
     }
 }
 
-/// A source sentence to encode.
+/// A source to read: a sentence to encode, or all but the last token of a prompt.
 pub struct SourceRow<'a> {
     /// Its tokens, specials included.
     pub ids: &'a [u32],
-    /// First of its rows in the cross cache.
+    /// First of its rows in the cross cache, or in a decoder-only model's own.
     pub first: usize,
 }
 

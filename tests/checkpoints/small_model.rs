@@ -6,9 +6,10 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{json, Value};
-use sluicegate::checkpoint::{read_json, Checkpoint};
+use sluicegate::checkpoint::Checkpoint;
+use sluicegate::model;
 use sluicegate::model::nllb_moe::config::NllbMoeConfig;
-use sluicegate::model::nllb_moe::inventory::{check, inventory};
+use sluicegate::model::nllb_moe::inventory::inventory;
 use tempfile::TempDir;
 
 pub const SINGLE: &str = "model.safetensors";
@@ -102,10 +103,7 @@ pub fn parsed(config: &Value) -> NllbMoeConfig {
 
 /// Everything that a job looks at before work.
 pub fn inspect(dir: &Path) -> anyhow::Result<Checkpoint> {
-    let checkpoint = Checkpoint::open(dir)?;
-    let config = NllbMoeConfig::from_json(&read_json(dir, "config.json")?, &dir.join("config.json"))?;
-    check(&checkpoint, &config)?;
-    Ok(checkpoint)
+    Ok(model::open(dir)?.0)
 }
 
 /// The folder is refused before work, and the error says all of `words`.

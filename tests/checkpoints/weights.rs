@@ -8,7 +8,8 @@ use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use sluicegate::checkpoint::{read_json, Checkpoint, StoredDtype, TensorData};
-use sluicegate::model::nllb_moe::inventory::{inventory, Owner};
+use sluicegate::model::inventory::Owner;
+use sluicegate::model::nllb_moe::inventory::inventory;
 use sluicegate::model::nllb_moe::names;
 
 use crate::small_model::{bytes_of, inspect, parsed, refused, says, shard_name, Model, EXPERT, INDEX, SINGLE, VICTIM};

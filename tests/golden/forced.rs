@@ -5,8 +5,7 @@ use serde_json::Value;
 use sluicegate::comm::threads;
 use sluicegate::device::{log_sum_exp, Epilogue, KeyRows};
 use sluicegate::model::cache::{Caches, DecodeRow, SourceRow};
-use sluicegate::model::nllb_moe::NllbMoe;
-use sluicegate::model::EncoderDecoder;
+use sluicegate::model::Model;
 use sluicegate::moe::gate::Routes;
 use sluicegate::moe::Context;
 
@@ -30,12 +29,11 @@ fn same_routes(golden: &Value, module: &str, at: usize, routes: &Routes) {
 }
 
 /// Log-probabilities of an item's labels, token by token; routes are checked on the way.
-fn score(model: &mut NllbMoe, ctx: &mut Context, item: &Value) -> Vec<f64> {
+fn score(model: &mut dyn Model, ctx: &mut Context, item: &Value) -> Vec<f64> {
     let (source, labels) = (ids(&item["score"]["src"]), ids(&item["score"]["labels"]));
-    let (layers, d) = (model.decoder_layers(), model.d_model());
-    let mut caches = Caches::new(model.cache_type(), layers, d, labels.len(), source.len());
-    let (encoder, decoder) = model.moe_layers();
-    model.encode(ctx, &[SourceRow { ids: &source, first: 0 }], &mut caches);
+    let mut caches = Caches::new(model.cache_type(), model.shape(), labels.len(), source.len());
+    let (encoder, decoder) = (model.shape().encoder_moe.clone(), model.shape().decoder_moe.clone());
+    model.read(ctx, &[SourceRow { ids: &source, first: 0 }], &mut caches);
     let routes = ctx.routes.clone().expect("routes are kept");
     encoder
         .iter()
@@ -71,11 +69,11 @@ fn play(name: &str) {
     threads::run(1, |comm| {
         let device = device(2);
         let mut model = golden.load(0, 1);
-        let (encoder, decoder) = model.moe_layers();
-        let mut ctx = Context::new(&device, comm, encoder.len() + decoder.len(), model.experts().0, true);
+        let shape = model.shape();
+        let mut ctx = Context::new(&device, comm, shape.moe_layers(), shape.experts, true);
         let mut worst = 0f64;
         for (i, item) in golden.items().iter().enumerate() {
-            let found = score(&mut model, &mut ctx, item);
+            let found = score(model.as_mut(), &mut ctx, item);
             let wanted = floats(&item["score"]["logprobs"]);
             assert_eq!(found.len(), wanted.len());
             let gap = found

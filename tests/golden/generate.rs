@@ -6,7 +6,6 @@ use sluicegate::comm::{threads, Comm};
 use sluicegate::decode::batch::{Batch, Finished, Output, Request};
 use sluicegate::decode::limits::Limits;
 use sluicegate::decode::search::{EarlyStopping, Settings};
-use sluicegate::model::EncoderDecoder;
 use sluicegate::moe::Context;
 
 /// The reference's three ways of generating.
@@ -39,9 +38,9 @@ fn settings(mode: &str) -> Settings {
 fn translate(golden: &Golden, comm: &dyn Comm, mode: &str, tokens: usize) -> Vec<Finished> {
     let device = device(1);
     let mut model = golden.load(comm.rank(), comm.size());
-    let (encoder, decoder) = model.moe_layers();
-    let mut ctx = Context::new(&device, comm, encoder.len() + decoder.len(), model.experts().0, true);
-    let mut batch = Batch::new(settings(mode), Limits::of(tokens, 1), &model);
+    let shape = model.shape();
+    let mut ctx = Context::new(&device, comm, shape.moe_layers(), shape.experts, true);
+    let mut batch = Batch::new(settings(mode), Limits::of(tokens, 1), model.as_ref());
     for i in (comm.rank()..golden.items().len()).step_by(comm.size()) {
         let outputs = vec![Output {
             key: i as u64,
@@ -61,9 +60,9 @@ fn translate(golden: &Golden, comm: &dyn Comm, mode: &str, tokens: usize) -> Vec
             break;
         }
         if all.chunks(2).any(|b| b[0] != 0) {
-            batch.encode(&mut ctx, &mut model, 2 * step, 1);
+            batch.encode(&mut ctx, model.as_mut(), 2 * step, 1);
         }
-        found.extend(batch.step(&mut ctx, &mut model, 2 * step + 1));
+        found.extend(batch.step(&mut ctx, model.as_mut(), 2 * step + 1));
         assert!(ctx.failure.is_none(), "{:?}", ctx.failure);
     }
     found

@@ -8,9 +8,9 @@ mod generate;
 mod shards;
 
 use serde_json::Value;
-use sluicegate::checkpoint::{read_json, Checkpoint};
+use sluicegate::checkpoint::read_json;
 use sluicegate::device::{Cpu, Dtype};
-use sluicegate::model::nllb_moe::{inventory, NllbMoe, NllbMoeConfig};
+use sluicegate::model::{self, Loading, Model};
 use std::path::{Path, PathBuf};
 
 /// A reference checkpoint with what the reference made of it; nothing (and a line saying so) where it is not there.
@@ -41,12 +41,17 @@ impl Golden {
     }
 
     /// The model as rank `rank` of `ranks` holds it.
-    fn load(&self, rank: usize, ranks: usize) -> NllbMoe {
-        let config = read_json(&self.dir, "config.json").expect("config.json");
-        let config = NllbMoeConfig::from_json(&config, &self.dir.join("config.json")).expect("config");
-        let checkpoint = Checkpoint::open(&self.dir).expect("checkpoint");
-        inventory::check(&checkpoint, &config).expect("inventory");
-        NllbMoe::load(&checkpoint, &config, Dtype::F32, 1, (rank, ranks), &mut |_, _| ()).expect("weights")
+    fn load(&self, rank: usize, ranks: usize) -> Box<dyn Model> {
+        let (checkpoint, architecture) = model::open(&self.dir).expect("a sound checkpoint");
+        let loading = Loading {
+            checkpoint: &checkpoint,
+            dtype: Dtype::F32,
+            threads: 1,
+            rank,
+            ranks,
+            progress: &mut |_, _| (),
+        };
+        architecture.load(loading).expect("weights")
     }
 }
 

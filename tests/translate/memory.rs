@@ -3,7 +3,8 @@
 use crate::place::{bundled, Place};
 use serde_json::Value;
 use sluicegate::checkpoint::read_json;
-use sluicegate::model::nllb_moe::inventory::{inventory, Owner};
+use sluicegate::model::inventory::Owner;
+use sluicegate::model::nllb_moe::inventory::inventory;
 use sluicegate::model::nllb_moe::NllbMoeConfig;
 use std::fs;
 use std::path::{Path, PathBuf};

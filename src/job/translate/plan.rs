@@ -1,13 +1,14 @@
 //! What a translation job is, settled before any work: settings, languages, input, identity. Rank 0 refuses here.
 
 use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
-use crate::checkpoint::{read_json, Checkpoint, StoredDtype};
+use crate::checkpoint::{Checkpoint, StoredDtype};
 use crate::cli::translate::{self as flags, OnError, TranslateArgs};
 use crate::corpus::{self, Scan, Tokenizer, WindowLimits};
 use crate::decode::search::{EarlyStopping, Settings};
 use crate::device::Dtype;
 use crate::job::references::References;
-use crate::model::nllb_moe::{inventory, NllbMoeConfig};
+use crate::model::inventory::Owner;
+use crate::model::{self, Architecture};
 use crate::results::{DoneRows, JobIdentity, MetricValue, Opened, Parts, Results};
 use anyhow::{bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ pub struct Model {
     /// Tensors.
     pub checkpoint: Checkpoint,
     /// `config.json`
-    pub config: NllbMoeConfig,
+    pub architecture: Box<dyn Architecture>,
     /// `tokenizer.json`
     pub tokenizer: Tokenizer,
     /// How to search: the command line over the checkpoint's defaults.
@@ -65,30 +66,30 @@ impl Prepared {
 /// # Errors
 /// Anything amiss with the folder.
 pub fn describe(dir: &Path) -> Result<Vec<String>> {
-    let (checkpoint, config, tokenizer) = open_folder(dir)?;
+    let (checkpoint, architecture, tokenizer) = open_folder(dir)?;
     GenerationDefaults::load(dir)?;
-    let elements = |expert: bool| -> usize {
-        let all = inventory::inventory(&config).into_iter();
-        all.filter(|t| (t.owner != inventory::Owner::Dense) == expert)
-            .map(|t| t.elements())
-            .sum()
+    let inventory = architecture.inventory(&|name| checkpoint.info(name).is_some());
+    let elements = |dense: bool| -> usize {
+        let some = inventory.iter().filter(|t| (t.owner == Owner::Dense) == dense);
+        some.map(|t| t.elements()).sum()
     };
-    let (dense, experts) = (elements(false) as f64, elements(true) as f64);
-    let layers = config.moe_layers().len();
+    let (dense, experts) = (elements(true) as f64, elements(false) as f64);
+    let shape = architecture.shape();
     let gib = |elements: f64, bytes: f64| elements * bytes / (1u64 << 30) as f64;
     let mut lines = vec![
         format!(
-            "nllb-moe, {:.1} M parameters stored in {}: {} + {} layers, {layers} of them with {} experts, top-2",
+            "{}, {:.1} M parameters stored in {}: {} MoE layers with {} experts, top-{}",
+            architecture.family(),
             (dense + experts) / 1e6,
             checkpoint.stored_dtype().name(),
-            config.encoder_layers,
-            config.decoder_layers,
-            config.num_experts
+            shape.moe_layers(),
+            shape.experts,
+            shape.top_k
         ),
         format!(
             "{} languages, vocabulary {}",
             tokenizer.languages().len(),
-            config.vocab_size
+            shape.vocab_size
         ),
         format!(
             "weights of each of N ranks: {:.2} GiB + {:.2} GiB / N in bf16, twice that in f32, half in int8; caches come on top",
@@ -96,23 +97,21 @@ pub fn describe(dir: &Path) -> Result<Vec<String>> {
             gib(experts, 2.0)
         ),
     ];
-    lines.extend(config.drops_tokens());
+    lines.extend(architecture.warnings());
     Ok(lines)
 }
 
-fn open_folder(dir: &Path) -> Result<(Checkpoint, NllbMoeConfig, Tokenizer)> {
-    let checkpoint = Checkpoint::open(dir)?;
-    let config = NllbMoeConfig::from_json(&read_json(dir, "config.json")?, &dir.join("config.json"))?;
-    inventory::check(&checkpoint, &config)?;
+fn open_folder(dir: &Path) -> Result<(Checkpoint, Box<dyn Architecture>, Tokenizer)> {
+    let (checkpoint, architecture) = model::open(dir)?;
     let tokenizer = Tokenizer::load(dir)?;
+    let vocab_size = architecture.shape().vocab_size;
     ensure!(
-        tokenizer.vocab_size() <= config.vocab_size,
-        "{}: tokenizer.json has ids up to {}, config.json a vocab_size of {}: they don't belong together",
+        tokenizer.vocab_size() <= vocab_size,
+        "{}: tokenizer.json has ids up to {}, config.json a vocab_size of {vocab_size}: they don't belong together",
         dir.display(),
-        tokenizer.vocab_size() - 1,
-        config.vocab_size
+        tokenizer.vocab_size() - 1
     );
-    Ok((checkpoint, config, tokenizer))
+    Ok((checkpoint, architecture, tokenizer))
 }
 
 impl Model {
@@ -122,9 +121,9 @@ impl Model {
     /// Anything amiss with it, or with settings that it doesn't know.
     pub fn open(args: &TranslateArgs) -> Result<Model> {
         let dir = &args.model;
-        let (checkpoint, config, tokenizer) = open_folder(dir)?;
+        let (checkpoint, architecture, tokenizer) = open_folder(dir)?;
         let defaults = GenerationDefaults::load(dir)?;
-        let mut warnings: Vec<String> = config.drops_tokens().into_iter().collect();
+        let mut warnings = architecture.warnings();
         warnings.extend(defaults.not_followed.iter().map(|what| {
             format!(
                 "{}: generation_config.json asks for {what}, which is not followed",
@@ -137,10 +136,10 @@ impl Model {
             (Some(flags::Dtype::Bf16), _) | (None, StoredDtype::Bf16) => Dtype::Bf16,
             (None, _) => Dtype::F32,
         };
-        let settings = settings(args, &defaults, &config)?;
+        let settings = settings(args, &defaults, architecture.as_ref())?;
         Ok(Model {
             checkpoint,
-            config,
+            architecture,
             tokenizer,
             settings,
             dtype,
@@ -150,7 +149,8 @@ impl Model {
 }
 
 /// The command line over the checkpoint's defaults. Lengths count the decoder's start token.
-fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMoeConfig) -> Result<Settings> {
+fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, architecture: &dyn Architecture) -> Result<Settings> {
+    let (special, vocab_size) = (architecture.special_tokens(), architecture.shape().vocab_size);
     let max_length = match (args.max_new_tokens, args.max_length) {
         (Some(new), _) => new + 1,
         (None, Some(length)) => length,
@@ -179,7 +179,7 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
         (Some(flags::EarlyStopping::Never), _) | (None, Stored::Never) => EarlyStopping::Never,
     };
     let eos = if defaults.eos_token_ids.is_empty() {
-        vec![config.eos_token_id]
+        special.eos.clone()
     } else {
         defaults.eos_token_ids.clone()
     };
@@ -190,24 +190,27 @@ fn settings(args: &TranslateArgs, defaults: &GenerationDefaults, config: &NllbMo
         length_penalty,
         early_stopping,
         no_repeat_ngram: args.no_repeat_ngram_size.unwrap_or(defaults.no_repeat_ngram_size),
-        start: defaults.decoder_start_token_id.unwrap_or(config.decoder_start_token_id),
+        start: defaults
+            .decoder_start_token_id
+            .or(special.decoder_start)
+            .unwrap_or_default(),
         eos,
         forced_eos: defaults.forced_eos_token_id,
     };
     for id in settings.eos.iter().chain(&settings.forced_eos).chain([&settings.start]) {
         ensure!(
-            (*id as usize) < config.vocab_size,
+            (*id as usize) < vocab_size,
             "generation_config.json: token {id} is outside the vocabulary of {} (decoder_start_token_id, eos_token_id, \
              forced_eos_token_id)",
-            config.vocab_size
+            vocab_size
         );
     }
     ensure!(
-        settings.candidates() <= config.vocab_size,
+        settings.candidates() <= vocab_size,
         "--num-beams: {} beams need {} candidates a step, the vocabulary has {}",
         settings.beams,
         settings.candidates(),
-        config.vocab_size
+        vocab_size
     );
     Ok(settings)
 }

@@ -10,7 +10,7 @@ use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::lockstep::{next, Next, Report, NO_SHARE, REPORT_BYTES};
 use crate::decode::trace::Counts;
 use crate::metrics::meter::Phase as Lap;
-use crate::model::EncoderDecoder;
+use crate::model::Model as Network;
 use crate::moe::Context;
 use crate::results::{Parts, Phase, RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Timing};
 use anyhow::{anyhow, Result};
@@ -81,7 +81,7 @@ impl Rank<'_> {
     ///
     /// # Errors
     /// The first thing that went wrong on this rank, or that another rank has said what did. Finished rows are kept.
-    pub fn work(&mut self, ctx: &mut Context, batch: &mut Batch, model: &mut dyn EncoderDecoder) -> Result<End> {
+    pub fn work(&mut self, ctx: &mut Context, batch: &mut Batch, model: &mut dyn Network) -> Result<End> {
         let mut books = Books::new();
         let mut failure = None;
         let end = self.steps(ctx, batch, model, &mut books, &mut failure);
@@ -97,7 +97,7 @@ impl Rank<'_> {
         &mut self,
         ctx: &mut Context,
         batch: &mut Batch,
-        model: &mut dyn EncoderDecoder,
+        model: &mut dyn Network,
         books: &mut Books,
         failure: &mut Option<anyhow::Error>,
     ) -> Result<End> {
@@ -239,11 +239,11 @@ impl Rank<'_> {
     }
 
     /// Turns a finished search into a row.
-    fn finish(&self, ctx: &mut Context, model: &dyn EncoderDecoder, books: &mut Books, f: Finished) -> Result<()> {
+    fn finish(&self, ctx: &mut Context, model: &dyn Network, books: &mut Books, f: Finished) -> Result<()> {
         let Some(p) = books.pending.remove(&f.key) else {
             return Err(anyhow!("row {} is not in flight", f.key));
         };
-        let (experts, top_k) = model.experts();
+        let (experts, top_k) = (model.shape().experts, model.shape().top_k);
         let h = f.hypothesis;
         let routes = f.trace.map(|trace| {
             trace.count(experts, &mut books.counts);
@@ -281,7 +281,7 @@ impl Rank<'_> {
     }
 
     /// Closes a segment with what is finished.
-    fn write(&self, ctx: &mut Context, model: &dyn EncoderDecoder, books: &mut Books) -> Result<()> {
+    fn write(&self, ctx: &mut Context, model: &dyn Network, books: &mut Books) -> Result<()> {
         let rank = self.world_rank as u32;
         let layout = self.args.routing.map(|_| layout(model));
         let counts = std::mem::take(&mut books.counts).into_iter();
@@ -365,12 +365,12 @@ fn empty_row(index: u64, record: &Record, source_lang: String, target_lang: Stri
 }
 
 /// The routing part of the results file for a model.
-fn layout(model: &dyn EncoderDecoder) -> RoutingLayout {
-    let ((encoder_layers, decoder_layers), (experts, top_k)) = (model.moe_layers(), model.experts());
+fn layout(model: &dyn Network) -> RoutingLayout {
+    let shape = model.shape();
     RoutingLayout {
-        encoder_layers,
-        decoder_layers,
-        experts,
-        top_k,
+        encoder_layers: shape.encoder_moe.clone(),
+        decoder_layers: shape.decoder_moe.clone(),
+        experts: shape.experts,
+        top_k: shape.top_k,
     }
 }

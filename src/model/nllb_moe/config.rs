@@ -5,8 +5,9 @@ use std::path::Path;
 use anyhow::{bail, ensure, Result};
 use serde_json::Value;
 
-use super::names::Stack;
+use super::names::{self, Stack};
 use crate::checkpoint::{Fields, StoredDtype};
+use crate::model::{Shape, SpecialTokens};
 
 /// Experts that a token goes to.
 pub const TOP_K: usize = 2;
@@ -153,6 +154,36 @@ impl NllbMoeConfig {
             .flat_map(of)
             .filter(|&(stack, i)| self.is_sparse(stack, i))
             .collect()
+    }
+
+    /// The sizes that jobs need.
+    pub fn shape(&self) -> Shape {
+        let names = |stack: Stack| {
+            let sparse = (0..self.layers(stack)).filter(|&i| self.is_sparse(stack, i));
+            sparse.map(|i| names::moe_layer(stack, i)).collect()
+        };
+        Shape {
+            encoder: true,
+            d_model: self.d_model,
+            vocab_size: self.vocab_size,
+            layers: self.decoder_layers,
+            cache_row: [self.d_model; 2],
+            encoder_moe: names(Stack::Encoder),
+            decoder_moe: names(Stack::Decoder),
+            experts: self.num_experts,
+            top_k: TOP_K,
+            positions: None,
+        }
+    }
+
+    /// Special tokens.
+    pub fn special_tokens(&self) -> SpecialTokens {
+        SpecialTokens {
+            eos: vec![self.eos_token_id],
+            bos: Some(self.bos_token_id),
+            pad: Some(self.pad_token_id),
+            decoder_start: Some(self.decoder_start_token_id),
+        }
     }
 
     /// A warning if the reference implementation would drop tokens with this configuration; `None` if it never would.

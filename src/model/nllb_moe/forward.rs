@@ -5,8 +5,8 @@ use crate::comm::crash::crash_point;
 use crate::device::{Attend, Element, Epilogue, KeyRows, Linear};
 use crate::metrics::meter::Phase;
 use crate::model::blocks::Norm;
-use crate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, SourceRow};
-use crate::model::EncoderDecoder;
+use crate::model::cache::{CacheRows, CacheType, Caches, DecodeRow, Planes, SourceRow};
+use crate::model::{Model, Shape};
 use crate::moe::layer::{sized, MoeBuffers};
 use crate::moe::Context;
 
@@ -39,36 +39,24 @@ fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
     rows.into_iter().map(|_| unreachable!("there are none")).collect()
 }
 
-impl EncoderDecoder for NllbMoe {
-    fn d_model(&self) -> usize {
-        self.config.d_model
-    }
-
-    fn decoder_layers(&self) -> usize {
-        self.decoder.len()
+impl Model for NllbMoe {
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn cache_type(&self) -> CacheType {
         self.cache_type
     }
 
-    fn moe_layers(&self) -> (Vec<String>, Vec<String>) {
-        let names = |ffns: &mut dyn Iterator<Item = &FeedForward>| ffns.filter_map(FeedForward::moe_name).collect();
-        (
-            names(&mut self.encoder.iter().map(|l| &l.ffn)),
-            names(&mut self.decoder.iter().map(|l| &l.ffn)),
-        )
-    }
-
-    fn experts(&self) -> (usize, usize) {
-        (self.config.num_experts, super::config::TOP_K)
-    }
-
     fn head(&self) -> &Linear {
         &self.embedding
     }
 
-    fn encode(&mut self, ctx: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
+    fn bytes(&self) -> u64 {
+        self.weight_bytes()
+    }
+
+    fn read(&mut self, ctx: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
         let tokens: usize = sources.iter().map(|s| s.ids.len()).sum();
         let mut b = std::mem::take(&mut self.buffers);
         let x = sized(&mut b.x, tokens * self.config.d_model);
@@ -113,14 +101,14 @@ impl EncoderDecoder for NllbMoe {
                 out: &layer.self_out,
                 heads,
             };
-            own.apply(ctx, &mut b, &keys, Seen::Written(&mut caches.own[i], &written));
+            own.apply(ctx, &mut b, &keys, Seen::Written(caches.own(i), &written));
             let cross = Attention {
                 norm: &layer.cross_norm,
                 projection: &layer.cross_q,
                 out: &layer.cross_out,
                 heads,
             };
-            cross.apply(ctx, &mut b, &cross_keys, Seen::Cache(&caches.cross[i]));
+            cross.apply(ctx, &mut b, &cross_keys, Seen::Cache(caches.cross(i)));
             layer.ffn.apply(ctx, &layer.ffn_norm, &mut b, rows.len(), d);
         }
         self.decoder_norm
@@ -188,10 +176,10 @@ impl NllbMoe {
         for s in sources {
             b.written.extend((s.first..s.first + s.ids.len()).map(|r| r as u32));
         }
-        for (layer, cache) in self.decoder.iter().zip(&mut caches.cross) {
+        for (i, layer) in self.decoder.iter().enumerate() {
             let kv = sized(&mut b.projected, tokens * 2 * d);
             ctx.device.linear(normed, &layer.cross_kv, Epilogue::Store, kv);
-            cache.store(ctx.device, kv, 2 * d, d, &b.written);
+            caches.cross(i).store(ctx.device, kv, 2 * d, &b.written);
         }
         ctx.meter.lap(Phase::Attention);
     }
@@ -229,7 +217,7 @@ impl Attention<'_> {
         let cache = match seen {
             Seen::Fresh => None,
             Seen::Written(cache, rows) => {
-                cache.store(ctx.device, own, width, d, rows);
+                cache.store(ctx.device, own, width, rows);
                 Some(&*cache)
             }
             Seen::Cache(cache) => Some(cache),
@@ -278,25 +266,17 @@ impl<'a, T> KeysAndValues<'a, T> {
         }
     }
 
-    /// As a cache has them: all keys, then all values.
-    fn apart(cache: &'a [T], d: usize) -> Self {
-        let (keys, values) = cache.split_at(cache.len() / 2);
+    /// As a cache has them.
+    fn apart(cache: &'a Planes<T>, d: usize) -> Self {
         KeysAndValues {
-            keys,
-            values,
+            keys: &cache.keys,
+            values: &cache.values,
             stride: d,
         }
     }
 }
 
 impl FeedForward {
-    fn moe_name(&self) -> Option<String> {
-        match self {
-            FeedForward::Dense(_) => None,
-            FeedForward::Sparse(moe) => Some(moe.name.clone()),
-        }
-    }
-
     fn apply(&self, ctx: &mut Context, norm: &Norm, b: &mut Buffers, rows: usize, d: usize) {
         let x = &mut b.x[..rows * d];
         norm.apply(ctx.device, x, sized(&mut b.normed, rows * d));

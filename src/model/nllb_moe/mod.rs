@@ -10,13 +10,16 @@ pub use config::NllbMoeConfig;
 
 use super::blocks::{Dense, Loader, Norm, Sinusoids};
 use super::cache::CacheType;
-use crate::checkpoint::Checkpoint;
-use crate::device::{Dtype, Linear};
+use super::inventory::Expected;
+use super::{Architecture, Loading, Model, Shape, SpecialTokens};
+use crate::device::Linear;
 use crate::moe::dispatch::Owners;
 use crate::moe::gate::Rule;
 use crate::moe::layer::{Expert, MoeLayer};
 use anyhow::Result;
 use names::Stack;
+use serde_json::Value;
+use std::path::Path;
 
 const EPS: f32 = 1e-5;
 
@@ -32,6 +35,7 @@ pub struct NllbMoe {
     decoder_norm: Norm,
     positions: Sinusoids,
     cache_type: CacheType,
+    shape: Shape,
     buffers: forward::Buffers,
 }
 
@@ -71,20 +75,70 @@ struct Reader<'a> {
     progress: &'a mut dyn FnMut(usize, usize),
 }
 
+/// Reads and checks `config.json`, whose path is named in errors.
+///
+/// # Errors
+/// As [`NllbMoeConfig::from_json`].
+pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
+    let config = NllbMoeConfig::from_json(config, path)?;
+    Ok(Box::new(NllbMoeArchitecture {
+        shape: config.shape(),
+        special: config.special_tokens(),
+        config,
+    }))
+}
+
+/// NLLB-MoE as jobs see it.
+struct NllbMoeArchitecture {
+    config: NllbMoeConfig,
+    shape: Shape,
+    special: SpecialTokens,
+}
+
+impl Architecture for NllbMoeArchitecture {
+    fn family(&self) -> &'static str {
+        "nllb-moe"
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    fn inventory(&self, _: &dyn Fn(&str) -> bool) -> Vec<Expected> {
+        inventory::inventory(&self.config)
+    }
+
+    fn surplus(&self, tensor: &str) -> Option<String> {
+        inventory::surplus(tensor, &self.config)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.config.drops_tokens().into_iter().collect()
+    }
+
+    fn load(&self, loading: Loading<'_>) -> Result<Box<dyn Model>> {
+        Ok(Box::new(NllbMoe::load(&self.config, loading)?))
+    }
+}
+
 impl NllbMoe {
-    /// Reads the dense weights and the experts of `rank` among `ranks` from a checkpoint that
-    /// [`inventory::check`] has passed, and packs them with `threads` threads. `progress(layers read, layers)` is called on the way.
+    /// Reads the dense weights and this rank's experts from a checkpoint that has passed [`super::open`], and packs them.
     ///
     /// # Errors
     /// When a tensor cannot be read or holds a NaN: names file, tensor and place.
-    pub fn load(
-        checkpoint: &Checkpoint,
-        config: &NllbMoeConfig,
-        dtype: Dtype,
-        threads: usize,
-        (rank, ranks): (usize, usize),
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<NllbMoe> {
+    pub fn load(config: &NllbMoeConfig, loading: Loading<'_>) -> Result<NllbMoe> {
+        let Loading {
+            checkpoint,
+            dtype,
+            threads,
+            rank,
+            ranks,
+            progress,
+        } = loading;
         let load = Loader {
             checkpoint,
             dtype,
@@ -112,6 +166,7 @@ impl NllbMoe {
             decoder_norm: load.norm(&names::final_norm(Stack::Decoder), EPS)?,
             positions: Sinusoids::new(config.d_model),
             cache_type: CacheType::of(dtype),
+            shape: config.shape(),
             buffers: forward::Buffers::default(),
             config: config.clone(),
         })
@@ -119,8 +174,7 @@ impl NllbMoe {
 }
 
 impl NllbMoe {
-    /// Bytes of the packed weights that this rank holds.
-    pub fn bytes(&self) -> u64 {
+    fn weight_bytes(&self) -> u64 {
         let ffn = |f: &FeedForward| match f {
             FeedForward::Dense(d) => d.up.bytes() + d.down.bytes(),
             FeedForward::Sparse(m) => {
@@ -188,7 +242,7 @@ impl Reader<'_> {
         };
         Ok(FeedForward::Sparse(MoeLayer {
             index,
-            name: format!("{}.layers.{i}", stack.name()),
+            name: names::moe_layer(stack, i),
             rule: Rule::Top2,
             router: self.load.linear_f32(&names::router(layer))?,
             experts: Owners::block(self.config.num_experts, self.ranks, self.rank)

@@ -33,6 +33,11 @@ pub fn layer(stack: Stack, i: usize) -> String {
     format!("model.{}.layers.{i}", stack.name())
 }
 
+/// A sparse layer in messages and results.
+pub fn moe_layer(stack: Stack, i: usize) -> String {
+    format!("{}.layers.{i}", stack.name())
+}
+
 /// Layer `i` of the encoder.
 pub fn encoder_layer(i: usize) -> String {
     layer(Stack::Encoder, i)

@@ -1,0 +1,134 @@
+//! What is known of a checkpoint before its weights are read: its family, sizes and tensors.
+
+use super::inventory::Expected;
+use super::{nllb_moe, Model};
+use crate::checkpoint::{read_json, Checkpoint, Fields};
+use crate::device::Dtype;
+use anyhow::{bail, Result};
+use serde_json::Value;
+use std::path::Path;
+
+/// Reads and checks a family's `config.json`; the path is named in errors.
+type Read = fn(&Value, &Path) -> Result<Box<dyn Architecture>>;
+
+/// The families that are known, by `model_type` in `config.json`.
+const FAMILIES: &[(&str, Read)] = &[("nllb-moe", nllb_moe::architecture)];
+
+/// Sizes that a job needs, whatever the family.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shape {
+    /// Whether it has an encoder: what a source is turned into then lies in cross caches. A decoder-only model reads
+    /// prompts into the cache of its own tokens.
+    pub encoder: bool,
+    /// Width of hidden states.
+    pub d_model: usize,
+    /// Rows of the output projection; may exceed the tokenizer's size.
+    pub vocab_size: usize,
+    /// Decoder layers, each with a cache.
+    pub layers: usize,
+    /// Elements of keys and of values in a cache row.
+    pub cache_row: [usize; 2],
+    /// Names of the encoder's MoE layers.
+    pub encoder_moe: Vec<String>,
+    /// Names of the decoder's MoE layers, which are numbered after the encoder's.
+    pub decoder_moe: Vec<String>,
+    /// Experts of each MoE layer.
+    pub experts: usize,
+    /// Experts a token.
+    pub top_k: usize,
+    /// Positions that the model was trained for, where it has an end.
+    pub positions: Option<usize>,
+}
+
+impl Shape {
+    /// MoE layers, encoder and decoder.
+    pub fn moe_layers(&self) -> usize {
+        self.encoder_moe.len() + self.decoder_moe.len()
+    }
+}
+
+/// Special tokens as `config.json` has them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpecialTokens {
+    /// Ends of an output.
+    pub eos: Vec<u32>,
+    /// Beginning of a text.
+    pub bos: Option<u32>,
+    /// Padding.
+    pub pad: Option<u32>,
+    /// The first token that a decoder beside an encoder reads.
+    pub decoder_start: Option<u32>,
+}
+
+/// How weights are to be read, and by whom.
+pub struct Loading<'a> {
+    /// The folder.
+    pub checkpoint: &'a Checkpoint,
+    /// What weights are held in.
+    pub dtype: Dtype,
+    /// Threads that pack them.
+    pub threads: usize,
+    /// This rank among those that hold the model together, which take a block of the experts each.
+    pub rank: usize,
+    /// Those ranks.
+    pub ranks: usize,
+    /// Called with the layers that are read and those that there are.
+    pub progress: &'a mut dyn FnMut(usize, usize),
+}
+
+/// A family's `config.json`, read and checked.
+pub trait Architecture: Send + Sync {
+    /// `model_type`, as users know the family.
+    fn family(&self) -> &'static str;
+    /// Its sizes.
+    fn shape(&self) -> &Shape;
+    /// Its special tokens.
+    fn special_tokens(&self) -> &SpecialTokens;
+    /// All tensors that the checkpoint must hold, each once. `stored` says whether it has a tensor of a name, where a
+    /// family's checkpoints come with different ones.
+    fn inventory(&self, stored: &dyn Fn(&str) -> bool) -> Vec<Expected>;
+    /// Why a tensor that is not in the inventory contradicts the configuration; `None` for one that may be passed over.
+    fn surplus(&self, tensor: &str) -> Option<String>;
+    /// What the user should know before a run.
+    fn warnings(&self) -> Vec<String>;
+    /// Reads the dense weights and this rank's experts from a checkpoint that [`open`] has passed.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read or holds a NaN: names file, tensor and place.
+    fn load(&self, loading: Loading<'_>) -> Result<Box<dyn Model>>;
+}
+
+/// Opens a folder's `config.json` and compares its checkpoint with it, by headers alone.
+///
+/// # Errors
+/// When a file is missing or torn, the family is unknown (the known ones are named), the configuration is none that is
+/// computed here, or a tensor is missing, of another shape, or has no place.
+pub fn open(dir: &Path) -> Result<(Checkpoint, Box<dyn Architecture>)> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let architecture = read_config(dir)?;
+    let expected = architecture.inventory(&|name| checkpoint.info(name).is_some());
+    super::inventory::check(&checkpoint, &expected, |name| architecture.surplus(name))?;
+    Ok((checkpoint, architecture))
+}
+
+/// Reads a folder's `config.json`.
+///
+/// # Errors
+/// As [`open`], the tensors aside.
+pub fn read_config(dir: &Path) -> Result<Box<dyn Architecture>> {
+    let (config, path) = (read_json(dir, "config.json")?, dir.join("config.json"));
+    let fields = Fields::new(&config, &path)?;
+    let family = fields.text("model_type")?;
+    match FAMILIES.iter().find(|(name, _)| Some(*name) == family) {
+        Some((_, read)) => read(&config, &path),
+        None => bail!(fields.refuse(
+            "model_type",
+            &format!("one of the families that are known: {}", known())
+        )),
+    }
+}
+
+fn known() -> String {
+    let names: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
