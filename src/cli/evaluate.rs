@@ -31,8 +31,8 @@ pub struct EvaluateArgs {
     #[arg(value_name = "OUT.h5", required = true, num_args = 1.., help_heading = "Input and output")]
     pub paths: Vec<PathBuf>,
 
-    /// References, a line per input line (also .gz, .zst, .tsv, .jsonl); of several files each row takes the line that fits
-    /// best; CODE=FILE is for rows of that target language
+    /// References, a line per input line (also .gz, .zst, .tsv, .jsonl); several files are several references of each line;
+    /// CODE=FILE is for rows of that target language
     #[arg(long, short, value_name = "[CODE=]FILE", value_delimiter = ',', num_args = 1.., action = ArgAction::Append)]
     #[arg(help_heading = "Input and output")]
     pub references: Vec<PathBuf>,
@@ -62,7 +62,7 @@ pub struct EvaluateArgs {
     pub smooth_method: SmoothMethod,
 
     /// BLEU: value of the methods floor (default 0.1) and add-k (default 1)
-    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Metrics")]
+    #[arg(long, value_name = "X", value_parser = not_negative, allow_negative_numbers = true, help_heading = "Metrics")]
     pub smooth_value: Option<f64>,
 
     /// BLEU: leave out orders of n-grams that the outputs are too short for
@@ -234,7 +234,7 @@ fn tokenize(text: &str) -> Result<Tokenize, String> {
 }
 
 /// A parser of numbers from 0 on.
-fn positive(text: &str) -> Result<f64, String> {
+fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
         _ => Err("it must be a number from 0 on".to_owned()),
@@ -299,7 +299,7 @@ mod tests {
             ("a --tokenize words", "spm:FILE"),
             ("a --tokenize spm:", "spm:FILE"),
             ("a --metrics meteor", "chrf++"),
-            ("a --smooth-method floor --smooth-value=-1", "from 0 on"),
+            ("a --smooth-method floor --smooth-value -1", "from 0 on"),
             ("--references r", "OUT.h5"),
         ] {
             let error = evaluate(line).unwrap_err();
