@@ -162,9 +162,11 @@ fn prompts_come_as_lines_ids_and_chats_with_settings_of_their_own() {
         "long.txt",
         "The file\n".to_owned() + &"word ".repeat(3000) + "\nA command\n",
     );
-    let end = place.run_job("generate", 1, &bundled("lm"), &long, "long.h5", "--max-new-tokens 20");
-    end.refused(&["row 1", "1024"]);
-    let flags = "--dtype f32 --max-new-tokens 20 --on-error skip --overwrite";
+    let flags = "--dtype f32 --max-new-tokens 20";
+    let end = place.run_job("generate", 1, &bundled("lm"), &long, "long.h5", flags);
+    end.refused(&["row 1", "1024", "--on-error skip"]);
+    // As it advises: the job goes on.
+    let flags = "--dtype f32 --max-new-tokens 20 --on-error skip";
     let end = place.run_job("generate", 1, &bundled("lm"), &long, "long.h5", flags);
     assert_eq!(end.code, 1, "{end:#?}");
     let rows = read(&place.path("long.h5"));

@@ -253,14 +253,14 @@ fn stage(output: &Path) -> Result<PathBuf> {
     Ok(read)
 }
 
-/// What the results depend on, and what the file says about the job.
+/// What the results depend on, and what the file says about the job. Whether rows that cannot be used are skipped isn't
+/// among it: a job that has failed on one goes on with `--on-error skip`.
 fn identity(task: &impl Task, scan: &Scan) -> Result<JobIdentity> {
     let (args, opened) = (task.run(), task.opened());
     let common = [
         ("input_sha256", json!(scan.digest)),
         ("reading", json!(task.reading())),
         ("dtype", json!(dtype_name(opened.dtype))),
-        ("on_error", json!(args.on_error)),
         ("routing", json!(args.routing)),
     ];
     let fields: Map<String, Value> = common
