@@ -51,7 +51,6 @@ fn another_job_is_refused_and_told_what_differs() {
         ("--dtype int8", "dtype"),
         ("--scores=false", "scores"),
         ("--routing counts", "routing"),
-        ("--on-error skip", "on_error"),
     ] {
         refuse(&start, more, name);
     }
