@@ -65,6 +65,11 @@ fn a_finished_output_is_left_alone_and_another_job_is_refused() {
         "{said}"
     );
     assert_eq!(said.matches("finished already").count(), 1, "{said}");
+    // References are for a run; of a finished output another command tells.
+    let references = format!("{FRENCH} --references {}", input.display());
+    let end = place.translate(1, &model, &input, "out.h5", &references);
+    assert_eq!(end.code, 0, "{end:#?}");
+    end.says(&["sluice evaluate"]);
     let end = place.translate(2, &model, &input, "out.h5", &format!("{FRENCH} --num-beams 2"));
     end.refused(&["num_beams", "--overwrite"]);
     assert!(
