@@ -173,7 +173,7 @@ impl Cpu {
         let out = Shared(a.out.as_mut_ptr());
         a.out = &mut [];
         let a = &a;
-        let grouped = a.heads > a.kv_heads || std::env::var("GROUPED").is_ok();
+        let grouped = a.heads > a.kv_heads;
         self.for_each(tasks.len(), nanoseconds, |task| {
             let Task { queries, heads, shared } = tasks[task].clone();
             SCRATCH.with_borrow_mut(|scratch| {
