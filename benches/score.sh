@@ -5,6 +5,7 @@
 #   SLUICE_ORACLE   folder of the Python environment that oracle/setup.sh makes; default ~/.cache/sluice-oracle
 #   SLUICE_BENCH    folder for the checkpoint (1.3 GB, made where missing); default ~/.cache/sluice-bench
 #   SLUICE_LLAMA    Python of an environment with llama-cpp-python; default: llama.cpp is left out
+#                   (that contender has not been run yet)
 #   SLUICE_GGUF     folder with olmoe-f32.gguf and olmoe-bf16.gguf, made by llama.cpp's convert_hf_to_gguf.py; default SLUICE_BENCH
 #
 set -euo pipefail
