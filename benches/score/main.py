@@ -15,25 +15,31 @@ import contenders
 
 
 class Corpus:
-    """A checkpoint's 64 texts of 128 tokens, joined by `join` and repeated to `count`, in a folder."""
+    """The first `count` of a checkpoint's texts of 128 tokens joined by `join`, over and over, in a folder."""
 
     def __init__(self, checkpoint, join, count, scratch):
-        self.name = f"{count} x {128 * join} tokens"
-        self.folder = os.path.join(scratch, f"{count}-{join}")
-        self.text, self.ids = os.path.join(self.folder, "bench.txt"), os.path.join(self.folder, "bench_ids.json")
-        os.makedirs(self.folder)
+        from tokenizers import Tokenizer
+
+        longest = 128 * join
+        self.name, self.count = f"{count} x {longest} tokens", count
+        self.text, self.ids = os.path.join(scratch, f"{join}.txt"), os.path.join(scratch, f"{join}.json")
         with open(os.path.join(checkpoint, "bench.txt"), encoding="utf-8") as file:
             lines = file.read().splitlines()
         with open(os.path.join(checkpoint, "bench_ids.json"), encoding="utf-8") as file:
-            data = json.load(file)
-        pieces = [range(i * join, (i + 1) * join) for i in range(len(lines) // join)]
-        chosen = [pieces[i % len(pieces)] for i in range(count)]
-        data["ids"] = [[token for i in piece for token in data["ids"][i]] for piece in chosen]
-        self.tokens, self.count = sum(map(len, data["ids"])), count
+            pad = json.load(file)["pad"]
+        tokenizer = Tokenizer.from_file(os.path.join(checkpoint, "tokenizer.json"))
+        texts = [" ".join(lines[i : i + join]).split(" ") for i in range(0, len(lines) - join + 1, join)]
+        for words in texts:
+            # Joined, lines may come to some tokens more.
+            while len(tokenizer.encode(" ".join(words)).ids) > longest:
+                words.pop()
+        chosen = [" ".join(texts[i % len(texts)]) for i in range(count)]
+        ids = [tokenizer.encode(text).ids for text in chosen]
+        self.tokens = sum(map(len, ids))
         with open(self.ids, "w", encoding="utf-8") as file:
-            json.dump(data, file)
+            json.dump({"ids": ids, "pad": pad}, file)
         with open(self.text, "w", encoding="utf-8") as file:
-            file.writelines(" ".join(lines[i] for i in piece) + "\n" for piece in chosen)
+            file.writelines(f"{text}\n" for text in chosen)
 
 
 def sluice(a, corpus, dtype, threads):
@@ -43,7 +49,7 @@ def sluice(a, corpus, dtype, threads):
         return corpus.tokens, -scored * math.log(results["metrics"]["perplexity"])
 
     command = ["score", corpus.text, "--model", a.checkpoint]
-    return contenders.sluice(a, command, os.path.join(corpus.folder, "out.h5"), dtype, threads, result)
+    return contenders.sluice(a, command, f"{corpus.text}.h5", dtype, threads, result)
 
 
 def main():
