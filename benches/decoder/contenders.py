@@ -16,7 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def arguments(name, description):
     p = argparse.ArgumentParser(prog=f"./x bench {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for hidden in ["python", "sluice", "checkpoint", "llama", "gguf", "vllm"]:
+    for hidden in ["python", "sluice", "checkpoint", "llama", "gguf", "vllm", "ceiling"]:
         p.add_argument(f"--{hidden}", default="", help=argparse.SUPPRESS)
     p.add_argument("--rounds", metavar="N", type=int, default=5, help="rounds (default 5)")
     p.add_argument("--dtypes", metavar="TYPE,...", default="f32,bf16", help="precisions (default f32,bf16)")
@@ -48,6 +48,15 @@ def sluice(a, command, out, dtype, threads, result):
         results = json.load(file)["results"]
     tokens, came_out = result(results)
     return tokens / results["seconds"], came_out
+
+
+def bandwidth(a):
+    """Bytes a second that as many threads as Sluice has read from memory."""
+    done = subprocess.run([a.ceiling, "--bench", "ceiling"], capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        if line.startswith(f"ceiling {a.threads} bytes read: "):
+            return float(line.split()[-1])
+    sys.exit(f"{a.ceiling} --bench ceiling does not say how fast {a.threads} threads read (it knows 1 and 2)")
 
 
 def peers(a, folder, ids, dtype, job):

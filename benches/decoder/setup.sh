@@ -43,5 +43,7 @@ if [[ -n "${SLUICE_LLAMA:-}" ]]; then
 fi
 
 cargo build --release --quiet --bin sluice
+built="$(cargo bench --no-run --bench kernels 2>&1)" || { printf '%s\n' "$built" >&2; exit 1; }
+ceiling="$(sed -n 's/.*Executable .*(\(.*\))$/\1/p' <<<"$built")"
 options=(--checkpoint "$checkpoint" --python "$python" --sluice "${CARGO_TARGET_DIR:-target}/release/sluice"
-  --llama "${SLUICE_LLAMA:-}" --gguf "$bench" --vllm "${SLUICE_VLLM:-}")
+  --llama "${SLUICE_LLAMA:-}" --gguf "$bench" --vllm "${SLUICE_VLLM:-}" --ceiling "$ceiling")
