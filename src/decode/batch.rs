@@ -3,7 +3,8 @@
 
 use super::candidates::{candidates, ruled_out, Candidate};
 use super::limits::Limits;
-use super::lockstep::portions;
+use super::lockstep::Portions;
+use super::reading::Reading;
 use super::sample;
 use super::search::{Bounds, Hypothesis, Search, Settings};
 use super::slots::{Place, Slots};
@@ -17,6 +18,9 @@ use crate::moe::Context;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Portions of prompts that are read in a step at most.
+const PROMPT_PORTIONS: usize = 16;
 
 /// A source to go on from, with one or several outputs: a sentence to translate, or a prompt.
 #[derive(Clone, Debug)]
@@ -66,6 +70,15 @@ struct Decoding {
     /// Its source, by number.
     source: usize,
     trace: Option<Trace>,
+}
+
+/// A source with a place, to be read.
+struct Placed {
+    request: Request,
+    place: Place,
+    /// Tokens of it that are in the caches.
+    read: usize,
+    visits: Vec<Visit>,
 }
 
 /// Source rows that several outputs may share.
@@ -139,34 +152,6 @@ impl Head {
     }
 }
 
-/// What becomes of a source.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Reading {
-    /// It is encoded, into the cross caches.
-    Encoder,
-    /// But for its last token, it goes into the cache of the decoder's own tokens, behind this row; the last token is
-    /// the start of its outputs.
-    Prompt(usize),
-}
-
-impl Reading {
-    /// Tokens of a source that are read ahead of decoding.
-    fn ahead(self, ids: &[u32]) -> &[u32] {
-        match self {
-            Reading::Encoder => ids,
-            Reading::Prompt(_) => &ids[..ids.len().saturating_sub(1)],
-        }
-    }
-
-    /// Where the rows of a span begin.
-    fn first(self, span: &Range<usize>) -> usize {
-        match self {
-            Reading::Encoder => span.start,
-            Reading::Prompt(behind) => behind + span.start,
-        }
-    }
-}
-
 /// The running batch.
 pub struct Batch {
     settings: Settings,
@@ -180,8 +165,8 @@ pub struct Batch {
     d_model: usize,
     /// Tokenized, without a place yet.
     queue: VecDeque<Request>,
-    /// With a place, to be encoded.
-    placed: Vec<(Request, Place)>,
+    /// With a place, to be read; of the first one a part may be.
+    placed: VecDeque<Placed>,
     sources: Vec<SourceInUse>,
     active: Vec<Decoding>,
     /// Mean tokens of a sentence so far, to guess how many rows fill the room.
@@ -209,7 +194,7 @@ impl Batch {
             capacity: limits.tokens,
             limits,
             queue: VecDeque::new(),
-            placed: Vec::new(),
+            placed: VecDeque::new(),
             sources: Vec::new(),
             active: Vec::new(),
             mean: 32.0,
@@ -255,16 +240,37 @@ impl Batch {
     /// Source tokens of all sentences that have a place.
     fn in_flight(&self) -> usize {
         let encoded = self.sources.iter().filter(|s| s.users > 0).map(|s| s.rows.len());
-        encoded.sum::<usize>() + self.waiting()
+        encoded.sum::<usize>() + self.placed.iter().map(|p| p.place.source.len()).sum::<usize>()
     }
 
     fn is_idle(&self) -> bool {
         self.active.is_empty() && self.placed.is_empty()
     }
 
-    /// Source tokens that wait to be encoded.
+    /// Source tokens that wait: to be read, or, a prompt's last, to be decoded behind those.
     pub fn waiting(&self) -> usize {
-        self.placed.iter().map(|(r, _)| r.ids.len()).sum()
+        self.placed.iter().map(|p| p.request.ids.len() - p.read).sum()
+    }
+
+    /// Tokens of a placed source that are still to be read ahead of decoding.
+    fn unread(&self, placed: &Placed) -> usize {
+        self.reading.ahead(&placed.request.ids).len() - placed.read
+    }
+
+    /// How much it takes on at once.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// How it reads what waits. An encoder reads all of it in a step; of prompts only so much that a step ends soon.
+    pub fn portions(&self) -> Portions {
+        Portions {
+            tokens: self.limits.portion,
+            most: match self.reading {
+                Reading::Encoder => usize::MAX,
+                Reading::Prompt(_) => PROMPT_PORTIONS,
+            },
+        }
     }
 
     /// Outputs being decoded.
@@ -283,9 +289,7 @@ impl Batch {
         while let Some(request) = self.queue.front() {
             let (tokens, outputs) = (self.reading.ahead(&request.ids).len(), request.outputs.len());
             if self.is_idle() {
-                if tokens > self.capacity {
-                    self.widen(tokens);
-                }
+                self.make_room(tokens);
             } else if self.in_flight() + tokens > self.limits.tokens {
                 return;
             }
@@ -293,77 +297,108 @@ impl Batch {
                 return;
             };
             let request = self.queue.pop_front().expect("there is a front");
-            self.placed.push((request, place));
+            self.placed.push_back(Placed {
+                request,
+                place,
+                read: 0,
+                visits: Vec::new(),
+            });
         }
     }
 
-    /// Room for a single source longer than the budget; nothing is in flight now.
-    fn widen(&mut self, tokens: usize) {
-        let slot = self.settings.slot_rows();
-        self.capacity = tokens;
-        self.slots = Slots::new(self.limits.outputs, slot, tokens);
-        match self.reading {
-            Reading::Encoder => self.caches.replace_cross(tokens),
-            Reading::Prompt(behind) => self.caches.replace_own(behind + tokens),
-        }
-    }
-
-    /// Encodes what waits, in `calls` portions of about as many tokens; collective, with nothing where nothing waits, as
-    /// often on every rank. `step` numbers the group's steps.
-    pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) {
-        if calls == 0 {
+    /// Room for the budget of source tokens, or for a single longer source; nothing is in flight now. What the caches held
+    /// is given back to the system, so that a long source doesn't come on top of the outputs before it, nor they after it.
+    fn make_room(&mut self, tokens: usize) {
+        let capacity = tokens.max(self.limits.tokens);
+        if capacity == self.capacity {
             return;
         }
-        let mut placed = std::mem::take(&mut self.placed);
-        let lengths: Vec<usize> = placed.iter().map(|(r, _)| r.ids.len()).collect();
-        for portion in portions(&lengths, calls) {
-            let rest = placed.split_off(portion.len());
-            self.encode_portion(ctx, model, step, placed);
-            placed = rest;
+        let slot = self.settings.slot_rows();
+        let own = self.limits.outputs * slot;
+        self.capacity = capacity;
+        self.slots = Slots::new(self.limits.outputs, slot, capacity);
+        match self.reading {
+            Reading::Encoder => {
+                self.caches.replace_own(own);
+                self.caches.replace_cross(capacity);
+            }
+            Reading::Prompt(behind) => self.caches.replace_own(behind + capacity),
         }
     }
 
-    fn encode_portion(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, placed: Vec<(Request, Place)>) {
-        let sources: Vec<SourceRow> = placed
+    /// Reads what waits, or the first of it, in `calls` portions; collective, with nothing where nothing waits, as often on
+    /// every rank. `step` numbers the group's steps.
+    pub fn encode(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) {
+        let unread: usize = self.placed.iter().map(|p| self.unread(p)).sum();
+        let most = unread.min(calls.saturating_mul(self.limits.portion));
+        for _ in 0..calls {
+            self.read_portion(ctx, model, step, most.div_ceil(calls));
+        }
+    }
+
+    /// Reads about `most` tokens of the first sources that wait; those that are read become active.
+    fn read_portion(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, most: usize) {
+        let reading = self.reading;
+        let parts = reading.portion(self.placed.iter().map(|p| self.unread(p)), most);
+        let sources: Vec<SourceRow> = self
+            .placed
             .iter()
-            .map(|(r, p)| SourceRow {
-                ids: self.reading.ahead(&r.ids),
-                first: self.reading.first(&p.source),
+            .zip(&parts)
+            .map(|(p, &tokens)| SourceRow {
+                ids: &p.request.ids[p.read..p.read + tokens],
+                before: p.read,
+                first: reading.first(&p.place.source),
             })
             .collect();
         model.read(ctx, &sources, &mut self.caches);
-        let layers = match self.reading {
+        let layers = match reading {
             Reading::Encoder => model.shape().encoder_moe.len(),
             Reading::Prompt(_) => model.shape().decoder_moe.len(),
         };
+        let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
         let mut first = 0;
-        for (mut request, place) in placed {
-            let tokens = self.reading.ahead(&request.ids).len();
-            let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
-            let visit = routes.map(|r| Visit::of(step, &r[..layers], first, tokens));
+        for (placed, tokens) in self.placed.iter_mut().zip(parts) {
+            placed
+                .visits
+                .extend(routes.map(|r| Visit::of(step, &r[..layers], first, tokens)));
+            placed.read += tokens;
             first += tokens;
-            let start = match self.reading {
-                Reading::Encoder => None,
-                Reading::Prompt(_) => request.ids.pop(),
-            };
-            let prompt = if start.is_some() { request.ids } else { Vec::new() };
-            let source = self.add_source(place.source, prompt, request.outputs.len());
-            for (output, own) in request.outputs.into_iter().zip(place.own) {
-                let search = Search::new(&self.settings, self.bounds(&output, start));
-                let credits_source = output.credits_source;
-                let trace = visit.clone().map(|encoder| Trace {
-                    credits_source,
-                    encoder,
-                    decoder: Vec::new(),
-                });
-                self.active.push(Decoding {
-                    output,
-                    search,
-                    own,
-                    source,
-                    trace,
-                });
-            }
+        }
+        let traced = routes.is_some();
+        while self.placed.front().is_some_and(|p| self.unread(p) == 0) {
+            let read = self.placed.pop_front();
+            read.into_iter().for_each(|placed| self.activate(placed, traced));
+        }
+    }
+
+    /// Has decoding begin behind a source that is read.
+    fn activate(&mut self, placed: Placed, traced: bool) {
+        let Placed {
+            mut request,
+            place,
+            visits,
+            ..
+        } = placed;
+        let start = match self.reading {
+            Reading::Encoder => None,
+            Reading::Prompt(_) => request.ids.pop(),
+        };
+        let prompt = if start.is_some() { request.ids } else { Vec::new() };
+        let source = self.add_source(place.source, prompt, request.outputs.len());
+        for (output, own) in request.outputs.into_iter().zip(place.own) {
+            let search = Search::new(&self.settings, self.bounds(&output, start));
+            let trace = traced.then(|| Trace {
+                credits_source: output.credits_source,
+                encoder: visits.clone(),
+                decoder: Vec::new(),
+            });
+            self.active.push(Decoding {
+                output,
+                search,
+                own,
+                source,
+                trace,
+            });
         }
     }
 

@@ -159,7 +159,7 @@ impl Scorer {
             if let Some(layers) = decoder {
                 let trace = text.trace.get_or_insert_with(|| Trace {
                     credits_source: model.shape().encoder,
-                    encoder: source_visits.get(i).cloned().unwrap_or_default(),
+                    encoder: source_visits.get(i).cloned().into_iter().collect(),
                     decoder: Vec::new(),
                 });
                 trace.decoder.push(Visit::of(step, layers, first, window.tokens()));
@@ -216,7 +216,7 @@ impl Scorer {
         let mut sources = Vec::new();
         for (text, _) in portion {
             let ids = &text_of(&self.texts, *text).request.source[..];
-            sources.push(SourceRow { ids, first });
+            sources.push(SourceRow { ids, before: 0, first });
             first += ids.len();
         }
         model.read(ctx, &sources, &mut self.caches);

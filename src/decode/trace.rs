@@ -26,6 +26,12 @@ impl Visit {
         }
     }
 
+    /// Appends all rows' choices.
+    fn rows(&self, k: usize, ids: &mut Vec<u16>, weights: &mut Vec<f32>) {
+        let rows = self.experts.first().map_or(0, |e| e.len() / k);
+        (0..rows).for_each(|row| self.row(row, k, ids, weights));
+    }
+
     /// Appends a row's choices of every layer: `[layers, top_k]`.
     fn row(&self, row: usize, k: usize, ids: &mut Vec<u16>, weights: &mut Vec<f32>) {
         for (experts, shares) in self.experts.iter().zip(&self.weights) {
@@ -40,8 +46,8 @@ impl Visit {
 pub struct Trace {
     /// Whether the source's encoding is credited to this output: to the first of a sentence's outputs, once.
     pub credits_source: bool,
-    /// Source tokens through the encoder.
-    pub encoder: Visit,
+    /// Source tokens through the encoder, or a prompt's through the decoder, part by part.
+    pub encoder: Vec<Visit>,
     /// Steps of the decoder, all beams.
     pub decoder: Vec<Visit>,
 }
@@ -61,8 +67,8 @@ pub struct TokenRoutes {
 impl Trace {
     /// Adds this output's tokens to `counts`.
     pub fn count(&self, experts: usize, counts: &mut Counts) {
-        let source = Some((false, &self.encoder)).filter(|_| self.credits_source);
-        for (decoding, visit) in source.into_iter().chain(self.decoder.iter().map(|v| (true, v))) {
+        let source = self.encoder.iter().filter(|_| self.credits_source).map(|v| (false, v));
+        for (decoding, visit) in source.chain(self.decoder.iter().map(|v| (true, v))) {
             let layers = visit.experts.len();
             let tally = counts
                 .entry((visit.step, decoding))
@@ -76,10 +82,8 @@ impl Trace {
     /// The choices behind each source token and each token that was read to be scored.
     pub fn all_tokens(&self, top_k: usize) -> TokenRoutes {
         let mut routes = self.tokens(top_k, &[]);
-        for visit in &self.decoder {
-            let rows = visit.experts.first().map_or(0, |e| e.len() / top_k);
-            (0..rows).for_each(|r| visit.row(r, top_k, &mut routes.decoder.0, &mut routes.decoder.1));
-        }
+        let all = self.decoder.iter();
+        all.for_each(|v| v.rows(top_k, &mut routes.decoder.0, &mut routes.decoder.1));
         routes
     }
 
@@ -87,8 +91,8 @@ impl Trace {
     /// ([`super::search::Hypothesis::path`]).
     pub fn tokens(&self, top_k: usize, path: &[u32]) -> TokenRoutes {
         let mut routes = TokenRoutes::default();
-        let rows = self.encoder.experts.first().map_or(0, |e| e.len() / top_k);
-        (0..rows).for_each(|r| self.encoder.row(r, top_k, &mut routes.encoder.0, &mut routes.encoder.1));
+        let source = self.encoder.iter();
+        source.for_each(|v| v.rows(top_k, &mut routes.encoder.0, &mut routes.encoder.1));
         for (visit, &row) in self.decoder.iter().zip(path) {
             visit.row(row as usize, top_k, &mut routes.decoder.0, &mut routes.decoder.1);
         }
@@ -110,7 +114,7 @@ mod tests {
         let visit = |step| Visit::of(step, &[layer(0), layer(10)], 1, 2);
         let trace = Trace {
             credits_source: true,
-            encoder: visit(3),
+            encoder: vec![visit(3)],
             decoder: vec![visit(4), visit(4)],
         };
         let mut counts = Counts::new();

@@ -230,7 +230,7 @@ impl Task for Generate<'_> {
         })
     }
 
-    fn take(&self, record: &Record, _: &[usize]) -> Result<Taken<Self>> {
+    fn take(&self, record: &Record, _: &[usize], batch: &Batch) -> Result<Taken<Self>> {
         let mut taken = Taken::default();
         let blank = record.problem.is_none() && record.is_blank();
         let finished = |status| Row {
@@ -247,14 +247,14 @@ impl Task for Generate<'_> {
             return Ok(taken);
         }
         let asked = self.tokenize(record).map_err(|error| format!("{error:#}"));
-        let asked = asked.and_then(|(ids, cut)| Ok((self.most(record, ids.len())?, ids, cut)));
+        let asked = asked.and_then(|(ids, cut)| {
+            generation::room(ids.len(), batch, &self.settings, &self.opened)?;
+            Ok((self.most(record, ids.len())?, ids, cut))
+        });
         let (most, ids, cut) = match asked {
             Ok(asked) => asked,
             Err(why) if self.args.run.on_error == OnError::Fail => {
-                bail!(
-                    "row {} of the input, counted from 0: {why}; or give --on-error skip",
-                    record.index
-                )
+                bail!(generation::refused(record, &why))
             }
             Err(why) => {
                 taken.why = Some(why);

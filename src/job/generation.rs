@@ -3,10 +3,12 @@
 use super::run::{size, Done, Opened, Place, Planned};
 use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
 use crate::cli::generation::{self as flags, BatchTokens, GenerationArgs};
+use crate::corpus::Record;
 use crate::decode::batch::{Batch, Finished};
-use crate::decode::limits::{Demand, Limits};
+use crate::decode::limits::{Costs, Demand, Limits};
+use crate::decode::lockstep::ENCODE_TOKENS;
 use crate::decode::search::{EarlyStopping, Settings};
-use crate::model::cache::Caches;
+use crate::model::cache::{CacheType, Caches};
 use crate::model::{Architecture, Model};
 use crate::results::{Row, Status};
 use anyhow::{anyhow, ensure, Result};
@@ -135,7 +137,16 @@ impl Generating<'_> {
     /// When not even one row fits.
     pub fn plan(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
         let (settings, shape) = (self.settings, net.shape());
-        let row = Caches::row_bytes(net.cache_type(), shape);
+        let costs = Costs {
+            row: Caches::row_bytes(net.cache_type(), shape),
+            activations: shape.activation_bytes(),
+        };
+        let portion = ENCODE_TOKENS
+            .min((place.room / 4 / costs.activations.max(1)) as usize)
+            .max(1);
+        // The sentence that is begun last in a portion is encoded to its end.
+        let over = if shape.encoder { self.longest.min(portion) } else { 0 };
+        let room = place.room.saturating_sub((portion + over) as u64 * costs.activations);
         let demand = Demand {
             experts: shape.experts,
             top_k: shape.top_k,
@@ -150,19 +161,20 @@ impl Generating<'_> {
             }
             BatchTokens::Auto => {
                 let wanted = demand.limits(settings.beams);
-                (wanted, wanted.scaled(place.room / 2, settings, row))
+                (wanted, wanted.scaled(room / 2, settings, costs))
             }
         };
-        let limits = allowed.fit(place.room, settings, row).map_err(|needed| {
+        let limits = allowed.fit(room, settings, costs).map_err(|needed| {
             anyhow!(
                 "the least caches (--batch-tokens of source, one sentence of output at full length) come to {}, this rank's \
                  share of the free memory is {}: give a lower --batch-tokens, --max-new-tokens or --num-beams",
                 size(needed),
-                size(place.room)
+                size(room)
             )
         })?;
-        let caches = limits.cache_bytes(settings, row);
-        if limits != wanted && place.speaks {
+        let limits = Limits { portion, ..limits };
+        let caches = limits.cache_bytes(settings, costs.row);
+        if (limits.tokens, limits.outputs) != (wanted.tokens, wanted.outputs) && place.speaks {
             let [n, all] = [limits.outputs, wanted.outputs].map(|outputs| outputs / limits.per_sentence);
             log::info!(
                 "{n} sentences in flight instead of {all}: the free memory of a rank is {}, caches take {} of it at most",
@@ -176,6 +188,33 @@ impl Generating<'_> {
             in_flight: format!("{} outputs and {} source tokens", limits.outputs, limits.tokens),
         })
     }
+}
+
+/// Refuses a source of `tokens` tokens that this rank has no memory for, even alone.
+///
+/// # Errors
+/// What it would need, and what there is.
+pub fn room(tokens: usize, batch: &Batch, settings: &Settings, opened: &Opened) -> Result<(), String> {
+    let limits = batch.limits();
+    if tokens <= limits.longest {
+        return Ok(());
+    }
+    let row = Caches::row_bytes(CacheType::of(opened.dtype), opened.architecture.shape());
+    Err(format!(
+        "its {tokens} tokens, and an output of {} at full length, need caches of {}; a rank's share of the free memory does for \
+         {} tokens: shorten it, give a lower --max-new-tokens or --num-beams, or fewer ranks a machine",
+        settings.max_length - 1,
+        size(limits.alone(tokens).cache_bytes(settings, row)),
+        limits.longest
+    ))
+}
+
+/// The end of a job on a row that cannot be used.
+pub fn refused(record: &Record, why: &str) -> String {
+    format!(
+        "row {} of the input, counted from 0: {why}; or give --on-error skip",
+        record.index
+    )
 }
 
 /// The row of a finished search: `row` with ids, score and status. `cut` says whether the input was cut to the model's
@@ -202,5 +241,64 @@ pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, sc
         tokens: row.ids.len() as u64,
         row,
         routes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Loading;
+
+    #[test]
+    fn a_prompt_that_no_memory_is_left_for_is_refused_with_what_it_needs() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs/lm");
+        let opened = Opened::open(&dir, None).unwrap();
+        let loading = Loading {
+            checkpoint: &opened.checkpoint,
+            dtype: opened.dtype,
+            threads: 1,
+            rank: 0,
+            ranks: 1,
+            progress: &mut |_, _| (),
+        };
+        let net = opened.architecture.load(loading).unwrap();
+        let settings = Settings::plain(2, 101);
+        let shape = net.shape();
+        let [row, token] = [Caches::row_bytes(net.cache_type(), shape), shape.activation_bytes()];
+        let planned = |room, batch_tokens| {
+            let place = Place {
+                room,
+                ranks: 1,
+                mean_tokens: 30,
+                speaks: false,
+            };
+            let all = Generating {
+                settings: &settings,
+                batch_tokens,
+                outputs: 1,
+                longest: usize::MAX,
+            };
+            all.plan(net.as_ref(), &place).map(|planned| planned.work)
+        };
+        for room in [2 << 20, 20 << 20, 1 << 30] {
+            for tokens in [BatchTokens::Auto, BatchTokens::Tokens(40)] {
+                let batch = planned(room, tokens).unwrap();
+                let limits = batch.limits();
+                assert!(limits.longest >= limits.tokens, "{limits:?}");
+                // A portion on its way, the longest prompt, and its output's two beams at full length.
+                let rows = (limits.longest + 2 * 100) as u64 * row;
+                let all = rows + (limits.portion + 2) as u64 * token;
+                assert!(all <= room && all + row > room, "{all} of {room}: {limits:?}");
+                let outputs = limits.cache_bytes(&settings, row) + (2 * limits.outputs) as u64 * token;
+                assert!(outputs + limits.portion as u64 * token <= room);
+                assert_eq!(super::room(limits.longest, &batch, &settings, &opened), Ok(()));
+                let why = super::room(limits.longest + 1, &batch, &settings, &opened).unwrap_err();
+                let needs = size((limits.longest as u64 + 201) * row);
+                for word in [&format!("{} tokens", limits.longest + 1), &needs, "--max-new-tokens"] {
+                    assert!(why.contains(word), "{why}: {word}");
+                }
+            }
+        }
+        assert!(planned(1 << 10, BatchTokens::Auto).is_err());
     }
 }

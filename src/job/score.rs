@@ -245,7 +245,7 @@ impl Task for Score<'_> {
         })
     }
 
-    fn take(&self, record: &Record, _: &[usize]) -> Result<Taken<Self>> {
+    fn take(&self, record: &Record, _: &[usize], _: &Scorer) -> Result<Taken<Self>> {
         let mut taken = Taken::default();
         let (key, mut row) = (record.index, Row::default());
         let languages = [

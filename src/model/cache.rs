@@ -155,11 +155,13 @@ impl Caches {
     }
 }
 
-/// A source to read: a sentence to encode, or all but the last token of a prompt.
+/// A source to read: a sentence to encode, or a part of a prompt, whose last token is left to decoding.
 pub struct SourceRow<'a> {
     /// Its tokens, specials included.
     pub ids: &'a [u32],
-    /// First of its rows in the cross cache, or in a decoder-only model's own.
+    /// Tokens of it that earlier calls have read; 0 with an encoder, which reads a source whole.
+    pub before: usize,
+    /// First of its rows in the cross cache, or in a decoder-only model's own: that of the first token of all.
     pub first: usize,
 }
 

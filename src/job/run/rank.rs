@@ -195,7 +195,7 @@ impl<T: Task> Rank<'_, T> {
             pending,
             rows,
             why,
-        } = self.task.take(&record, wanted)?;
+        } = self.task.take(&record, wanted, batch)?;
         for row in rows {
             if row.status == Status::Failed {
                 log::warn!(

@@ -62,7 +62,7 @@ impl Model for Decoder {
     fn read(&mut self, ctx: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
         let tokens = sources.iter().flat_map(|source| {
             let seen = |i| KeyRows::Range(source.first, i + 1);
-            let ids = source.ids.iter().enumerate();
+            let ids = (source.before..).zip(source.ids);
             ids.map(move |(i, &id)| (id, i, source.first + i, seen(i)))
         });
         self.run(ctx, tokens, caches);
