@@ -5,7 +5,7 @@
 
 use super::lockstep::{portions, Portions};
 use super::trace::{Trace, Visit};
-use super::windows::{windows, Cut, Prefix, Window};
+use super::windows::{any, windows, Cut, Prefix, Window, Windows};
 use super::workload::Workload;
 use crate::device::{KeyRows, Scored, Want};
 use crate::metrics::meter::Phase;
@@ -31,7 +31,7 @@ pub struct Settings {
 impl Settings {
     /// Whether a text of `tokens` tokens has any that is scored.
     pub fn scores_any(&self, tokens: usize) -> bool {
-        !windows(tokens, self.cut, self.prefix).is_empty()
+        any(tokens, self.cut, self.prefix)
     }
 }
 
@@ -88,7 +88,9 @@ pub struct Scorer {
     /// Rows that there are for the decoder's tokens, and for the encoder's.
     rows: [usize; 2],
     texts: Vec<Option<Text>>,
-    queue: VecDeque<(usize, Window)>,
+    /// Texts with windows that are to be read, and those.
+    queue: VecDeque<(usize, Windows)>,
+    /// Tokens of those windows.
     waiting: usize,
     /// Mean tokens of a text so far.
     mean: f64,
@@ -301,7 +303,7 @@ impl Workload for Scorer {
         let number = self.texts.iter().position(Option::is_none).unwrap_or(self.texts.len());
         let text = Text {
             request,
-            left: all.len(),
+            left: all.clone().count(),
             scores: Scores::default(),
             trace: None,
         };
@@ -309,17 +311,15 @@ impl Workload for Scorer {
             self.texts.push(None);
         }
         self.texts[number] = Some(text);
-        for window in all {
-            let next = (number, window);
-            self.waiting += self.tokens_of(&next);
-            self.queue.push_back(next);
-        }
+        let waiting: usize = all.clone().map(|window| self.tokens_of(&(number, window))).sum();
+        self.waiting += waiting;
+        self.queue.push_back((number, all));
     }
 
     fn wants(&self) -> u32 {
         let free = (PORTIONS * self.portion).saturating_sub(self.waiting);
         let texts = (free as f64 / self.mean) as usize;
-        texts.max(self.queue.is_empty() as usize) as u32
+        texts.max((self.waiting == 0) as usize) as u32
     }
 
     fn waiting(&self) -> usize {
@@ -345,12 +345,20 @@ impl Workload for Scorer {
         if calls == 0 {
             return Vec::new();
         }
-        let (mut lengths, mut tokens) = (Vec::new(), 0);
-        while lengths.len() < self.queue.len() && tokens < calls * self.portion {
-            lengths.push(self.tokens_of(&self.queue[lengths.len()]));
+        let (mut first, mut lengths, mut tokens) = (Vec::new(), Vec::new(), 0);
+        while tokens < calls * self.portion {
+            let Some((text, windows)) = self.queue.front_mut() else {
+                break;
+            };
+            let Some(window) = windows.next() else {
+                self.queue.pop_front();
+                continue;
+            };
+            let next = (*text, window);
+            lengths.push(self.tokens_of(&next));
             tokens += lengths[lengths.len() - 1];
+            first.push(next);
         }
-        let first: Vec<(usize, Window)> = self.queue.drain(..lengths.len()).collect();
         self.waiting -= tokens;
         let all = portions(&lengths, calls).into_iter();
         all.flat_map(|portion| self.read_portion(ctx, model, step, &first[portion]))
