@@ -9,7 +9,7 @@ use super::sample;
 use super::search::{Bounds, Hypothesis, Search, Settings};
 use super::slots::{Place, Slots};
 use super::stop::Stops;
-use super::trace::{Trace, Visit};
+use super::trace::{Pass, Trace, Visits};
 use crate::device::{KeyRows, Tops};
 use crate::metrics::meter::Phase;
 use crate::model::cache::{Caches, DecodeRow, SourceRow};
@@ -78,7 +78,7 @@ struct Placed {
     place: Place,
     /// Tokens of it that are in the caches.
     read: usize,
-    visits: Vec<Visit>,
+    visits: Visits,
 }
 
 /// Source rows that several outputs may share.
@@ -301,7 +301,7 @@ impl Batch {
                 request,
                 place,
                 read: 0,
-                visits: Vec::new(),
+                visits: Visits::default(),
             });
         }
     }
@@ -355,16 +355,16 @@ impl Batch {
             Reading::Encoder => model.shape().encoder_moe.len(),
             Reading::Prompt(_) => model.shape().decoder_moe.len(),
         };
-        let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
+        let pass = Pass::of(ctx, step, 0..layers);
         let mut first = 0;
         for (placed, tokens) in self.placed.iter_mut().zip(parts) {
-            placed
-                .visits
-                .extend(routes.map(|r| Visit::of(step, &r[..layers], first, tokens)));
+            if let Some(pass) = &pass {
+                placed.visits.add(pass, first..first + tokens);
+            }
             placed.read += tokens;
             first += tokens;
         }
-        let traced = routes.is_some();
+        let traced = pass.is_some();
         while self.placed.front().is_some_and(|p| self.unread(p) == 0) {
             let read = self.placed.pop_front();
             read.into_iter().for_each(|placed| self.activate(placed, traced));
@@ -385,12 +385,13 @@ impl Batch {
         };
         let prompt = if start.is_some() { request.ids } else { Vec::new() };
         let source = self.add_source(place.source, prompt, request.outputs.len());
+        let visits = Arc::new(visits);
         for (output, own) in request.outputs.into_iter().zip(place.own) {
             let search = Search::new(&self.settings, self.bounds(&output, start));
             let trace = traced.then(|| Trace {
                 credits_source: output.credits_source,
-                encoder: visits.clone(),
-                decoder: Vec::new(),
+                source: visits.clone(),
+                decoder: Visits::default(),
             });
             self.active.push(Decoding {
                 output,
@@ -560,14 +561,17 @@ impl Batch {
     }
 
     fn keep_routes(&mut self, ctx: &Context, model: &dyn Model, step: u64) {
-        let Some(routes) = &ctx.routes else { return };
-        let decoder = &routes[model.shape().encoder_moe.len()..];
+        let shape = model.shape();
+        let Some(pass) = Pass::of(ctx, step, shape.encoder_moe.len()..shape.moe_layers()) else {
+            return;
+        };
         let mut first = 0;
         for d in &mut self.active {
+            let rows = first..first + d.search.rows();
+            first = rows.end;
             if let Some(trace) = &mut d.trace {
-                trace.decoder.push(Visit::of(step, decoder, first, d.search.rows()));
+                trace.decoder.add(&pass, rows);
             }
-            first += d.search.rows();
         }
     }
 

@@ -4,7 +4,7 @@
 //! all its rows at once (the paper, section 3). What is read is looked back on within its own window only.
 
 use super::lockstep::{portions, Portions};
-use super::trace::{Trace, Visit};
+use super::trace::{Pass, Trace, Visits};
 use super::windows::{any, windows, Cut, Prefix, Window, Windows};
 use super::workload::Workload;
 use crate::device::{KeyRows, Scored, Want};
@@ -13,6 +13,7 @@ use crate::model::cache::{Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
 use crate::moe::Context;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Portions that are asked for, and read in a step at most: enough to cut them evenly, and few enough to listen in between.
 const PORTIONS: usize = 4;
@@ -153,18 +154,19 @@ impl Scorer {
         if ctx.failure.is_some() {
             return Vec::new();
         }
-        let decoder = ctx.routes.as_deref().map(|r| &r[model.shape().encoder_moe.len()..]);
+        let shape = model.shape();
+        let pass = Pass::of(ctx, step, shape.encoder_moe.len()..shape.moe_layers());
         let (mut first, mut scored) = (0, 0);
-        let mut finished = Vec::new();
+        let (mut finished, mut damaged) = (Vec::new(), None);
         for (i, (number, window)) in portion.iter().enumerate() {
             let Some(text) = &mut self.texts[*number] else { continue };
-            if let Some(layers) = decoder {
+            if let Some(pass) = &pass {
                 let trace = text.trace.get_or_insert_with(|| Trace {
-                    credits_source: model.shape().encoder,
-                    encoder: source_visits.get(i).cloned().into_iter().collect(),
-                    decoder: Vec::new(),
+                    credits_source: shape.encoder,
+                    source: source_visits.get(i).cloned().unwrap_or_default(),
+                    decoder: Visits::default(),
                 });
-                trace.decoder.push(Visit::of(step, layers, first, window.tokens()));
+                trace.decoder.add(pass, first..first + window.tokens());
             }
             first += window.tokens();
             for row in scored..scored + window.scored.len() {
@@ -173,12 +175,11 @@ impl Scorer {
             scored += window.scored.len();
             let before = text.scores.logprobs.len() - window.scored.len();
             if text.scores.logprobs[before..].iter().any(|p| p.is_nan()) {
-                let error = anyhow::anyhow!(
+                damaged = damaged.or(Some(anyhow::anyhow!(
                     "row {} of the input, counted from 0: the logits of its tokens hold a NaN: the weights or the hidden \
                      states are damaged",
                     text.request.key
-                );
-                ctx.failure.get_or_insert(error);
+                )));
                 continue;
             }
             text.left -= 1;
@@ -186,6 +187,7 @@ impl Scorer {
                 finished.extend(self.texts[*number].take().map(Text::finish));
             }
         }
+        ctx.failure = damaged;
         finished
     }
 
@@ -210,7 +212,7 @@ impl Scorer {
         model: &mut dyn Model,
         step: u64,
         portion: &[(usize, Window)],
-    ) -> Vec<Visit> {
+    ) -> Vec<Arc<Visits>> {
         if !model.shape().encoder {
             return Vec::new();
         }
@@ -222,10 +224,15 @@ impl Scorer {
             first += ids.len();
         }
         model.read(ctx, &sources, &mut self.caches);
-        let layers = model.shape().encoder_moe.len();
-        let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
-        let visit = |s: &SourceRow| routes.map(|r| Visit::of(step, &r[..layers], s.first, s.ids.len()));
-        sources.iter().filter_map(visit).collect()
+        let Some(pass) = Pass::of(ctx, step, 0..model.shape().encoder_moe.len()) else {
+            return Vec::new();
+        };
+        let visits = |s: &SourceRow| {
+            let mut visits = Visits::default();
+            visits.add(&pass, s.first..s.first + s.ids.len());
+            Arc::new(visits)
+        };
+        sources.iter().map(visits).collect()
     }
 }
 

@@ -299,7 +299,7 @@ impl Task for Generate<'_> {
             ..Row::default()
         };
         let keeps_scores = self.args.generation.scores;
-        let mut done = generation::done(row, finished, &self.settings, cut, keeps_scores, &self.opened);
+        let mut done = generation::done(row, finished, &self.settings, cut, keeps_scores);
         if stopped {
             done.row.status = if cut { Status::InputCut } else { Status::Ok };
         }

@@ -219,7 +219,7 @@ pub fn refused(record: &Record, why: &str) -> String {
 
 /// The row of a finished search: `row` with ids, score and status. `cut` says whether the input was cut to the model's
 /// length.
-pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, scores: bool, opened: &Opened) -> Done {
+pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, scores: bool) -> Done {
     let h = finished.hypothesis;
     let ended = h.ids.last().is_some_and(|id| settings.eos.contains(id));
     row.status = match (cut, ended) {
@@ -229,9 +229,8 @@ pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, sc
     };
     row.score = h.score;
     row.ids = h.ids[1..].to_vec();
-    let top_k = opened.architecture.shape().top_k;
     let routes = finished.trace.map(|trace| {
-        let tokens = trace.tokens(top_k, &h.path);
+        let tokens = trace.tokens(&h.path);
         (trace, tokens)
     });
     if scores {

@@ -280,7 +280,6 @@ impl Task for Score<'_> {
     fn finish(&self, pending: Pending, finished: Finished) -> Result<Done> {
         let Finished { ids, scores, trace, .. } = finished;
         let (top_ids, top_logprobs) = scores.top.into_iter().unzip();
-        let top_k = self.opened.architecture.shape().top_k;
         let row = Row {
             status: if pending.cut { Status::InputCut } else { Status::Ok },
             score: scores.logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() as f32,
@@ -294,8 +293,8 @@ impl Task for Score<'_> {
         Ok(Done {
             tokens: row.logprobs.len() as u64,
             row: of_record(row, &pending.record, &pending.languages),
-            routes: trace.map(|trace| {
-                let tokens = trace.all_tokens(top_k);
+            routes: trace.map(|mut trace| {
+                let tokens = trace.all_tokens();
                 (trace, tokens)
             }),
         })

@@ -225,14 +225,7 @@ impl Task for Translate<'_> {
             ..Row::default()
         };
         let keeps_scores = self.args.generation.scores;
-        Ok(generation::done(
-            row,
-            finished,
-            &self.settings,
-            cut,
-            keeps_scores,
-            &self.opened,
-        ))
+        Ok(generation::done(row, finished, &self.settings, cut, keeps_scores))
     }
 
     fn compares(&self) -> bool {
