@@ -61,6 +61,7 @@ impl Generate<'_> {
         let warnings = generation::not_followed(dir, &defaults);
         let mut settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
         settings.sampling = sampling(args)?;
+        generation::positions(&args.generation, opened.architecture.shape())?;
         ensure!(
             settings.sampling.is_none() || settings.beams == 1,
             "generation_config.json asks for {} beams: beams are searched, not drawn; give --num-beams 1",
@@ -99,7 +100,18 @@ impl Generate<'_> {
             if let (Some(length), None) = (self.args.generation.max_length, self.args.generation.max_new_tokens) {
                 most = most.min(length.saturating_sub(prompt));
             }
-            if let Some(positions) = self.opened.architecture.shape().positions {
+            let shape = self.opened.architecture.shape();
+            let asked = record.settings.max_new_tokens.map(|n| n as usize);
+            let asked = asked.into_iter().chain(self.args.generation.max_new_tokens).min();
+            if let (Some(new), Some(end)) = (asked, shape.computed) {
+                if prompt + new > end {
+                    return Err(format!(
+                        "the prompt has {prompt} tokens and its output up to {new} (--max-new-tokens), this model is computed up to \
+                         {end} positions only: shorten the prompt, or lower --max-new-tokens"
+                    ));
+                }
+            }
+            if let Some(positions) = shape.positions {
                 if prompt >= positions {
                     return Err(format!(
                         "the prompt has {prompt} tokens, the model was trained for {positions} positions: shorten it"

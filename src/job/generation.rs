@@ -9,7 +9,7 @@ use crate::decode::limits::{Costs, Demand, Limits};
 use crate::decode::lockstep::ENCODE_TOKENS;
 use crate::decode::search::{EarlyStopping, Settings};
 use crate::model::cache::{CacheType, Caches};
-use crate::model::{Architecture, Model};
+use crate::model::{Architecture, Model, Shape};
 use crate::results::{Row, Status};
 use anyhow::{anyhow, ensure, Result};
 use serde_json::{json, Value};
@@ -99,6 +99,26 @@ pub fn settings(
         vocab_size
     );
     Ok(settings)
+}
+
+/// Refuses, of a decoder-only model that is not computed at all positions, outputs that no prompt leaves room for; lengths
+/// of the checkpoint's or the program's own choice are cut to what there is instead.
+///
+/// # Errors
+/// Names the option and the positions that there are.
+pub fn positions(args: &GenerationArgs, shape: &Shape) -> Result<()> {
+    let Some(end) = shape.computed else { return Ok(()) };
+    let (flag, asked, most) = match (args.max_new_tokens, args.max_length) {
+        (Some(new), _) => ("--max-new-tokens", new, end - 1),
+        (None, Some(length)) => ("--max-length", length, end),
+        (None, None) => return Ok(()),
+    };
+    ensure!(
+        asked <= most,
+        "{flag} {asked}: this model is computed up to {end} positions only, the prompt's included (config.json has a \
+         `long_factor` for texts beyond them, which is not computed here); give at most {most}"
+    );
+    Ok(())
 }
 
 /// What results depend on.

@@ -110,6 +110,13 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
     }
     let most = shape.positions.unwrap_or(usize::MAX);
     let window = args.window.unwrap_or(WINDOW.min(most));
+    if let Some(end) = shape.computed {
+        ensure!(
+            window <= end,
+            "--window {window}: this model is computed up to {end} positions only (config.json has a `long_factor` for texts \
+             beyond them, which is not computed here); give at most {end}"
+        );
+    }
     let stride = args.stride.unwrap_or(window);
     ensure!(
         stride <= window,

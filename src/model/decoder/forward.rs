@@ -96,12 +96,13 @@ impl Decoder {
             }
             self.embed(token, &mut b.x[i * d..(i + 1) * d]);
         }
-        if let Some(end) = self.end.filter(|&end| positions.iter().any(|&p| p as usize >= end)) {
+        if let Some(end) = self
+            .shape
+            .computed
+            .filter(|&end| positions.iter().any(|&p| p as usize >= end))
+        {
             ctx.failure.get_or_insert_with(|| {
-                anyhow!(
-                    "a text of more than {end} tokens: config.json has `long_factor` for it, which is not computed here; \
-                     use shorter windows"
-                )
+                anyhow!("a text of more than {end} tokens: config.json has `long_factor` for it, which is not computed here")
             });
         }
         ctx.meter.lap(Phase::Head);
