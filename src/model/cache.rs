@@ -178,3 +178,24 @@ pub struct DecodeRow<'a> {
     /// First cross row and number of source tokens.
     pub source: (usize, usize),
 }
+
+/// An empty list with the memory of `rows`, for rows of another lifetime (`collect` keeps the allocation).
+pub fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
+    rows.clear();
+    rows.into_iter().map(|_| unreachable!("there are none")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_rows_keep_their_room() {
+        let mut rows = Vec::with_capacity(100);
+        let (table, at) = ([1, 2], rows.as_ptr() as usize);
+        rows.push(KeyRows::Table(&table));
+        let mut again: Vec<KeyRows<'static>> = emptied(rows);
+        again.push(KeyRows::Range(0, 1));
+        assert_eq!((again.len(), again.as_ptr() as usize), (1, at));
+    }
+}

@@ -5,7 +5,7 @@ use super::{Decoder, FeedForward, Layer, SelfAttention};
 use crate::comm::crash::crash_point;
 use crate::device::{KeyRows, Linear};
 use crate::metrics::meter::Phase;
-use crate::model::cache::{CacheType, Caches, DecodeRow, SourceRow};
+use crate::model::cache::{emptied, CacheType, Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
 use crate::moe::layer::{sized, MoeBuffers};
 use crate::moe::Context;
@@ -31,12 +31,6 @@ pub(super) struct Buffers {
     positions: Vec<u32>,
     /// Key rows of each query; empty between two calls.
     keys: Vec<KeyRows<'static>>,
-}
-
-/// An empty list with the memory of `rows`, for rows of another lifetime (`collect` keeps the allocation).
-fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
-    rows.clear();
-    rows.into_iter().map(|_| unreachable!("there are none")).collect()
 }
 
 /// A token, its position, its cache row and the rows it sees.
