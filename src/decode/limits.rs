@@ -64,6 +64,8 @@ pub struct Costs {
     pub row: u64,
     /// What a token is turned into on its way through a layer.
     pub activations: u64,
+    /// The same of a source's token, where a source is read whole however long it is: with an encoder. Else 0.
+    pub whole: u64,
 }
 
 impl Limits {
@@ -117,8 +119,8 @@ impl Limits {
     /// Tokens of the longest source that fits into `room` bytes with its outputs and nothing else.
     fn longest_in(&self, room: u64, settings: &Settings, costs: Costs) -> usize {
         let alone = self.alone(0).bytes(settings, costs);
-        let rows = room.saturating_sub(alone) / costs.row.max(1);
-        usize::try_from(rows).unwrap_or(usize::MAX)
+        let tokens = room.saturating_sub(alone) / (costs.row + costs.whole).max(1);
+        usize::try_from(tokens).unwrap_or(usize::MAX)
     }
 
     /// The limits with which a single source of `tokens` tokens is in flight.
@@ -158,6 +160,7 @@ mod tests {
         let costs = Costs {
             row: 96,
             activations: 1000,
+            whole: 0,
         };
         let fit = |room| limits.fit(room, &settings, costs);
         // What an output takes: its rows of the caches, and its two rows of a step.
@@ -179,6 +182,8 @@ mod tests {
         let alone = limits.alone(longest);
         assert!(alone.bytes(&settings, costs) <= six && limits.alone(longest + 1).bytes(&settings, costs) > six);
         assert_eq!(fit(9 * output + 64 * 96 - 1).map(|l| l.outputs), Ok(6));
+        let encoded = limits.fit(six, &settings, Costs { whole: 1000, ..costs });
+        assert_eq!(encoded.map(|l| l.longest), Ok((3 * output + 64 * 96) as usize / 1096));
         assert_eq!(fit(99), Err(3 * output + 64 * 96));
         assert_eq!(Limits::of(1, 1).outputs, 1);
         let scaled = |room| {

@@ -85,6 +85,8 @@ pub struct Scorer {
     settings: Settings,
     /// Tokens that are read in one go.
     portion: usize,
+    /// Tokens of a window and its source that there is memory for.
+    longest: usize,
     caches: Caches,
     /// Rows that there are for the decoder's tokens, and for the encoder's.
     rows: [usize; 2],
@@ -106,6 +108,7 @@ impl Scorer {
         Scorer {
             settings,
             portion,
+            longest: usize::MAX,
             caches: Caches::passing(model.cache_type(), model.shape(), 0, 0),
             rows: [0; 2],
             texts: Vec::new(),
@@ -116,6 +119,16 @@ impl Scorer {
             targets: Vec::new(),
             scored: Scored::default(),
         }
+    }
+
+    /// The same with memory for `longest` tokens that are read together because they belong together.
+    pub fn with_longest(self, longest: usize) -> Scorer {
+        Scorer { longest, ..self }
+    }
+
+    /// Tokens of a window and its source that there is memory for.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     fn tokens_of(&self, (text, window): &(usize, Window)) -> usize {

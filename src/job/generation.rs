@@ -160,6 +160,7 @@ impl Generating<'_> {
         let costs = Costs {
             row: Caches::row_bytes(net.cache_type(), shape),
             activations: shape.activation_bytes(),
+            whole: if shape.encoder { shape.activation_bytes() } else { 0 },
         };
         let portion = ENCODE_TOKENS
             .min((place.room / 4 / costs.activations.max(1)) as usize)
@@ -219,12 +220,14 @@ pub fn room(tokens: usize, batch: &Batch, settings: &Settings, opened: &Opened) 
     if tokens <= limits.longest {
         return Ok(());
     }
-    let row = Caches::row_bytes(CacheType::of(opened.dtype), opened.architecture.shape());
+    let shape = opened.architecture.shape();
+    let row = Caches::row_bytes(CacheType::of(opened.dtype), shape);
+    let read = if shape.encoder { tokens } else { limits.portion } as u64 * shape.activation_bytes();
     Err(format!(
-        "its {tokens} tokens, and an output of {} at full length, need caches of {}; a rank's share of the free memory does for \
+        "its {tokens} tokens, and an output of {} at full length, take {}; a rank's share of the free memory does for \
          {} tokens: shorten it, give a lower --max-new-tokens or --num-beams, or fewer ranks a machine",
         settings.max_length - 1,
-        size(limits.alone(tokens).cache_bytes(settings, row)),
+        size(limits.alone(tokens).cache_bytes(settings, row) + read),
         limits.longest
     ))
 }
@@ -268,9 +271,8 @@ mod tests {
     use super::*;
     use crate::model::Loading;
 
-    #[test]
-    fn a_prompt_that_no_memory_is_left_for_is_refused_with_what_it_needs() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs/lm");
+    fn refused_where_memory_ends(model: &str) {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs").join(model);
         let opened = Opened::open(&dir, None).unwrap();
         let loading = Loading {
             checkpoint: &opened.checkpoint,
@@ -299,25 +301,41 @@ mod tests {
             };
             all.plan(net.as_ref(), &place).map(|planned| planned.work)
         };
-        for room in [2 << 20, 20 << 20, 1 << 30] {
+        for room in [5 << 20, 50 << 20, 1 << 30] {
             for tokens in [BatchTokens::Auto, BatchTokens::Tokens(40)] {
                 let batch = planned(room, tokens).unwrap();
                 let limits = batch.limits();
-                assert!(limits.longest >= limits.tokens, "{limits:?}");
-                // A portion on its way, the longest prompt, and its output's two beams at full length.
-                let rows = (limits.longest + 2 * 100) as u64 * row;
-                let all = rows + (limits.portion + 2) as u64 * token;
-                assert!(all <= room && all + row > room, "{all} of {room}: {limits:?}");
+                // What is on its way through a layer: a portion of prompts; with an encoder a whole source more.
+                let read = |tokens: usize| match shape.encoder {
+                    true => 2 * limits.portion + tokens,
+                    false => limits.portion,
+                };
+                // That, and a source with its output's two beams at full length.
+                let bytes = |tokens| (tokens + 2 * 100) as u64 * row + (read(tokens) + 2) as u64 * token;
+                let longest = limits.longest;
+                assert!(
+                    bytes(longest) <= room && bytes(longest + 1) > room,
+                    "{room}: {limits:?}"
+                );
                 let outputs = limits.cache_bytes(&settings, row) + (2 * limits.outputs) as u64 * token;
-                assert!(outputs + limits.portion as u64 * token <= room);
-                assert_eq!(super::room(limits.longest, &batch, &settings, &opened), Ok(()));
-                let why = super::room(limits.longest + 1, &batch, &settings, &opened).unwrap_err();
-                let needs = size((limits.longest as u64 + 201) * row);
-                for word in [&format!("{} tokens", limits.longest + 1), &needs, "--max-new-tokens"] {
-                    assert!(why.contains(word), "{why}: {word}");
+                assert!(outputs + read(0) as u64 * token <= room);
+                assert_eq!(super::room(longest, &batch, &settings, &opened), Ok(()));
+                let why = super::room(longest + 1, &batch, &settings, &opened).unwrap_err();
+                for word in [format!("{} tokens", longest + 1), "--max-new-tokens".into()] {
+                    assert!(why.contains(&word), "{why}: {word}");
                 }
             }
         }
         assert!(planned(1 << 10, BatchTokens::Auto).is_err());
+    }
+
+    #[test]
+    fn a_prompt_that_no_memory_is_left_for_is_refused_with_what_it_needs() {
+        refused_where_memory_ends("lm");
+    }
+
+    #[test]
+    fn so_is_a_sentence_that_is_encoded_whole() {
+        refused_where_memory_ends("en-fr-de");
     }
 }
