@@ -116,6 +116,16 @@ impl Limits {
         (1..=sentences).rev().map(of).find(fits).unwrap_or(of(1))
     }
 
+    /// The same limits with no more source tokens than fit into `room` bytes beside the outputs of one sentence: a mean
+    /// that few long sources make is no reason to refuse all others.
+    pub fn within(self, room: u64, settings: &Settings, costs: Costs) -> Limits {
+        let most = self.longest_in(room, settings, costs).max(1);
+        Limits {
+            tokens: self.tokens.min(most),
+            ..self
+        }
+    }
+
     /// Tokens of the longest source that fits into `room` bytes with its outputs and nothing else.
     fn longest_in(&self, room: u64, settings: &Settings, costs: Costs) -> usize {
         let alone = self.alone(0).bytes(settings, costs);
@@ -182,6 +192,14 @@ mod tests {
         let alone = limits.alone(longest);
         assert!(alone.bytes(&settings, costs) <= six && limits.alone(longest + 1).bytes(&settings, costs) > six);
         assert_eq!(fit(9 * output + 64 * 96 - 1).map(|l| l.outputs), Ok(6));
+        let little = 3 * output + 10 * 96;
+        let within = limits.alone(64).within(little, &settings, costs);
+        assert_eq!(
+            (within.tokens, within.fit(little, &settings, costs).is_ok()),
+            (10, true)
+        );
+        assert_eq!(limits.within(six, &settings, costs), limits);
+        assert_eq!(limits.within(0, &settings, costs).tokens, 1);
         let encoded = limits.fit(six, &settings, Costs { whole: 1000, ..costs });
         assert_eq!(encoded.map(|l| l.longest), Ok((3 * output + 64 * 96) as usize / 1096));
         assert_eq!(fit(99), Err(3 * output + 64 * 96));

@@ -182,7 +182,8 @@ impl Generating<'_> {
             }
             BatchTokens::Auto => {
                 let wanted = demand.limits(settings.beams);
-                (wanted, wanted.scaled(room / 2, settings, costs))
+                let scaled = wanted.scaled(room / 2, settings, costs);
+                (wanted, scaled.within(room, settings, costs))
             }
         };
         let limits = allowed.fit(room, settings, costs).map_err(|needed| {
