@@ -221,7 +221,11 @@ fn decode(model: &mut dyn Model, ctx: &mut Context, pairs: &[(Vec<u32>, Vec<u32>
     );
     let (mut sources, mut rows, mut first, mut own) = (Vec::new(), Vec::new(), 0, 0);
     for (source, target) in pairs {
-        sources.push(SourceRow { ids: source, first });
+        sources.push(SourceRow {
+            ids: source,
+            before: 0,
+            first,
+        });
         for (position, &token) in target.iter().enumerate() {
             rows.push(DecodeRow {
                 token,

@@ -69,7 +69,7 @@ impl Report {
     }
 }
 
-/// Source tokens that a rank encodes in one go: what they are turned into on the way (queries, keys, values, experts'
+/// Source tokens that a rank reads in one go: what they are turned into on the way (queries, keys, values, experts'
 /// hidden rows) stays in the third-level cache, while experts still see many rows.
 pub const ENCODE_TOKENS: usize = 2048;
 
@@ -98,14 +98,6 @@ pub struct Portions {
     pub tokens: usize,
     /// Portions that are read in a step at most.
     pub most: usize,
-}
-
-impl Portions {
-    /// All that waits is encoded in a step, [`ENCODE_TOKENS`] in one go.
-    pub const ENCODING: Portions = Portions {
-        tokens: ENCODE_TOKENS,
-        most: usize::MAX,
-    };
 }
 
 /// Derives the group's next step from all ranks' reports; `exhausted` once no more rows can come. Every rank gets the same
@@ -159,6 +151,12 @@ pub fn portions(lengths: &[usize], calls: usize) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
 
+    /// All that waits is encoded in a step.
+    const ENCODING: Portions = Portions {
+        tokens: ENCODE_TOKENS,
+        most: usize::MAX,
+    };
+
     #[test]
     fn reports_survive_the_wire() {
         let plain = Report {
@@ -188,39 +186,30 @@ mod tests {
         };
         let waits = |n| Report { waiting: n, ..idle };
         let busy = Report { active: 3, ..idle };
-        assert_eq!(next(&[idle, idle], Portions::ENCODING, true), Next::Done);
-        assert_eq!(next(&[idle, idle], Portions::ENCODING, false), Next::Idle);
+        assert_eq!(next(&[idle, idle], ENCODING, true), Next::Done);
+        assert_eq!(next(&[idle, idle], ENCODING, false), Next::Idle);
         assert_eq!(
-            next(&[idle, waits(1)], Portions::ENCODING, false),
+            next(&[idle, waits(1)], ENCODING, false),
             Next::Work { encode: 1 },
             "nobody could decode meanwhile"
         );
-        assert_eq!(
-            next(&[busy, waits(10)], Portions::ENCODING, false),
-            Next::Work { encode: 0 }
-        );
-        assert_eq!(
-            next(&[busy, waits(50)], Portions::ENCODING, false),
-            Next::Work { encode: 1 }
-        );
-        assert_eq!(
-            next(&[busy, waits(10)], Portions::ENCODING, true),
-            Next::Work { encode: 1 }
-        );
-        assert_eq!(next(&[busy, idle], Portions::ENCODING, true), Next::Work { encode: 0 });
+        assert_eq!(next(&[busy, waits(10)], ENCODING, false), Next::Work { encode: 0 });
+        assert_eq!(next(&[busy, waits(50)], ENCODING, false), Next::Work { encode: 1 });
+        assert_eq!(next(&[busy, waits(10)], ENCODING, true), Next::Work { encode: 1 });
+        assert_eq!(next(&[busy, idle], ENCODING, true), Next::Work { encode: 0 });
         let full = waits(2 * ENCODE_TOKENS as u32 + 1);
         assert_eq!(
-            next(&[waits(1), full], Portions::ENCODING, false),
+            next(&[waits(1), full], ENCODING, false),
             Next::Work { encode: 3 },
             "as often as the rank with most needs"
         );
         let failed = Report { failed: true, ..busy };
         assert_eq!(
-            next(&[Report { stop: 15, ..busy }, failed], Portions::ENCODING, false),
+            next(&[Report { stop: 15, ..busy }, failed], ENCODING, false),
             Next::Fail(1)
         );
         assert_eq!(
-            next(&[busy, Report { stop: 10, ..idle }], Portions::ENCODING, false),
+            next(&[busy, Report { stop: 10, ..idle }], ENCODING, false),
             Next::Stop(10)
         );
     }

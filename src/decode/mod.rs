@@ -11,6 +11,7 @@ pub mod greedy;
 pub mod limits;
 pub mod lockstep;
 pub mod random;
+pub mod reading;
 pub mod sample;
 pub mod score;
 pub mod search;

@@ -4,8 +4,8 @@
 //! all its rows at once (the paper, section 3). What is read is looked back on within its own window only.
 
 use super::lockstep::{portions, Portions};
-use super::trace::{Trace, Visit};
-use super::windows::{windows, Cut, Prefix, Window};
+use super::trace::{Pass, Trace, Visits};
+use super::windows::{any, windows, Cut, Prefix, Window, Windows};
 use super::workload::Workload;
 use crate::device::{KeyRows, Scored, Want};
 use crate::metrics::meter::Phase;
@@ -13,6 +13,7 @@ use crate::model::cache::{Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
 use crate::moe::Context;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Portions that are asked for, and read in a step at most: enough to cut them evenly, and few enough to listen in between.
 const PORTIONS: usize = 4;
@@ -31,7 +32,7 @@ pub struct Settings {
 impl Settings {
     /// Whether a text of `tokens` tokens has any that is scored.
     pub fn scores_any(&self, tokens: usize) -> bool {
-        !windows(tokens, self.cut, self.prefix).is_empty()
+        any(tokens, self.cut, self.prefix)
     }
 }
 
@@ -84,11 +85,15 @@ pub struct Scorer {
     settings: Settings,
     /// Tokens that are read in one go.
     portion: usize,
+    /// Tokens of a window and its source that there is memory for.
+    longest: usize,
     caches: Caches,
     /// Rows that there are for the decoder's tokens, and for the encoder's.
     rows: [usize; 2],
     texts: Vec<Option<Text>>,
-    queue: VecDeque<(usize, Window)>,
+    /// Texts with windows that are to be read, and those.
+    queue: VecDeque<(usize, Windows)>,
+    /// Tokens of those windows.
     waiting: usize,
     /// Mean tokens of a text so far.
     mean: f64,
@@ -103,6 +108,7 @@ impl Scorer {
         Scorer {
             settings,
             portion,
+            longest: usize::MAX,
             caches: Caches::passing(model.cache_type(), model.shape(), 0, 0),
             rows: [0; 2],
             texts: Vec::new(),
@@ -113,6 +119,16 @@ impl Scorer {
             targets: Vec::new(),
             scored: Scored::default(),
         }
+    }
+
+    /// The same with memory for `longest` tokens that are read together because they belong together.
+    pub fn with_longest(self, longest: usize) -> Scorer {
+        Scorer { longest, ..self }
+    }
+
+    /// Tokens of a window and its source that there is memory for.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     fn tokens_of(&self, (text, window): &(usize, Window)) -> usize {
@@ -151,18 +167,19 @@ impl Scorer {
         if ctx.failure.is_some() {
             return Vec::new();
         }
-        let decoder = ctx.routes.as_deref().map(|r| &r[model.shape().encoder_moe.len()..]);
+        let shape = model.shape();
+        let pass = Pass::of(ctx, step, shape.encoder_moe.len()..shape.moe_layers());
         let (mut first, mut scored) = (0, 0);
-        let mut finished = Vec::new();
+        let (mut finished, mut damaged) = (Vec::new(), None);
         for (i, (number, window)) in portion.iter().enumerate() {
             let Some(text) = &mut self.texts[*number] else { continue };
-            if let Some(layers) = decoder {
+            if let Some(pass) = &pass {
                 let trace = text.trace.get_or_insert_with(|| Trace {
-                    credits_source: model.shape().encoder,
-                    encoder: source_visits.get(i).cloned().unwrap_or_default(),
-                    decoder: Vec::new(),
+                    credits_source: shape.encoder,
+                    source: source_visits.get(i).cloned().unwrap_or_default(),
+                    decoder: Visits::default(),
                 });
-                trace.decoder.push(Visit::of(step, layers, first, window.tokens()));
+                trace.decoder.add(pass, first..first + window.tokens());
             }
             first += window.tokens();
             for row in scored..scored + window.scored.len() {
@@ -171,12 +188,11 @@ impl Scorer {
             scored += window.scored.len();
             let before = text.scores.logprobs.len() - window.scored.len();
             if text.scores.logprobs[before..].iter().any(|p| p.is_nan()) {
-                let error = anyhow::anyhow!(
+                damaged = damaged.or(Some(anyhow::anyhow!(
                     "row {} of the input, counted from 0: the logits of its tokens hold a NaN: the weights or the hidden \
                      states are damaged",
                     text.request.key
-                );
-                ctx.failure.get_or_insert(error);
+                )));
                 continue;
             }
             text.left -= 1;
@@ -184,6 +200,7 @@ impl Scorer {
                 finished.extend(self.texts[*number].take().map(Text::finish));
             }
         }
+        ctx.failure = damaged;
         finished
     }
 
@@ -208,7 +225,7 @@ impl Scorer {
         model: &mut dyn Model,
         step: u64,
         portion: &[(usize, Window)],
-    ) -> Vec<Visit> {
+    ) -> Vec<Arc<Visits>> {
         if !model.shape().encoder {
             return Vec::new();
         }
@@ -216,14 +233,19 @@ impl Scorer {
         let mut sources = Vec::new();
         for (text, _) in portion {
             let ids = &text_of(&self.texts, *text).request.source[..];
-            sources.push(SourceRow { ids, first });
+            sources.push(SourceRow { ids, before: 0, first });
             first += ids.len();
         }
         model.read(ctx, &sources, &mut self.caches);
-        let layers = model.shape().encoder_moe.len();
-        let routes = ctx.routes.as_deref().filter(|_| ctx.failure.is_none());
-        let visit = |s: &SourceRow| routes.map(|r| Visit::of(step, &r[..layers], s.first, s.ids.len()));
-        sources.iter().filter_map(visit).collect()
+        let Some(pass) = Pass::of(ctx, step, 0..model.shape().encoder_moe.len()) else {
+            return Vec::new();
+        };
+        let visits = |s: &SourceRow| {
+            let mut visits = Visits::default();
+            visits.add(&pass, s.first..s.first + s.ids.len());
+            Arc::new(visits)
+        };
+        sources.iter().map(visits).collect()
     }
 }
 
@@ -301,7 +323,7 @@ impl Workload for Scorer {
         let number = self.texts.iter().position(Option::is_none).unwrap_or(self.texts.len());
         let text = Text {
             request,
-            left: all.len(),
+            left: all.clone().count(),
             scores: Scores::default(),
             trace: None,
         };
@@ -309,17 +331,15 @@ impl Workload for Scorer {
             self.texts.push(None);
         }
         self.texts[number] = Some(text);
-        for window in all {
-            let next = (number, window);
-            self.waiting += self.tokens_of(&next);
-            self.queue.push_back(next);
-        }
+        let waiting: usize = all.clone().map(|window| self.tokens_of(&(number, window))).sum();
+        self.waiting += waiting;
+        self.queue.push_back((number, all));
     }
 
     fn wants(&self) -> u32 {
         let free = (PORTIONS * self.portion).saturating_sub(self.waiting);
         let texts = (free as f64 / self.mean) as usize;
-        texts.max(self.queue.is_empty() as usize) as u32
+        texts.max((self.waiting == 0) as usize) as u32
     }
 
     fn waiting(&self) -> usize {
@@ -345,12 +365,20 @@ impl Workload for Scorer {
         if calls == 0 {
             return Vec::new();
         }
-        let (mut lengths, mut tokens) = (Vec::new(), 0);
-        while lengths.len() < self.queue.len() && tokens < calls * self.portion {
-            lengths.push(self.tokens_of(&self.queue[lengths.len()]));
+        let (mut first, mut lengths, mut tokens) = (Vec::new(), Vec::new(), 0);
+        while tokens < calls * self.portion {
+            let Some((text, windows)) = self.queue.front_mut() else {
+                break;
+            };
+            let Some(window) = windows.next() else {
+                self.queue.pop_front();
+                continue;
+            };
+            let next = (*text, window);
+            lengths.push(self.tokens_of(&next));
             tokens += lengths[lengths.len() - 1];
+            first.push(next);
         }
-        let first: Vec<(usize, Window)> = self.queue.drain(..lengths.len()).collect();
         self.waiting -= tokens;
         let all = portions(&lengths, calls).into_iter();
         all.flat_map(|portion| self.read_portion(ctx, model, step, &first[portion]))

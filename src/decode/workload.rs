@@ -55,7 +55,7 @@ impl Workload for Batch {
     }
 
     fn portions(&self) -> Portions {
-        Portions::ENCODING
+        Batch::portions(self)
     }
 
     fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Finished> {

@@ -61,6 +61,7 @@ impl Generate<'_> {
         let warnings = generation::not_followed(dir, &defaults);
         let mut settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
         settings.sampling = sampling(args)?;
+        generation::positions(&args.generation, opened.architecture.shape())?;
         ensure!(
             settings.sampling.is_none() || settings.beams == 1,
             "generation_config.json asks for {} beams: beams are searched, not drawn; give --num-beams 1",
@@ -99,7 +100,18 @@ impl Generate<'_> {
             if let (Some(length), None) = (self.args.generation.max_length, self.args.generation.max_new_tokens) {
                 most = most.min(length.saturating_sub(prompt));
             }
-            if let Some(positions) = self.opened.architecture.shape().positions {
+            let shape = self.opened.architecture.shape();
+            let asked = record.settings.max_new_tokens.map(|n| n as usize);
+            let asked = asked.into_iter().chain(self.args.generation.max_new_tokens).min();
+            if let (Some(new), Some(end)) = (asked, shape.computed) {
+                if prompt + new > end {
+                    return Err(format!(
+                        "the prompt has {prompt} tokens and its output up to {new} (--max-new-tokens), this model is computed up to \
+                         {end} positions only: shorten the prompt, or lower --max-new-tokens"
+                    ));
+                }
+            }
+            if let Some(positions) = shape.positions {
                 if prompt >= positions {
                     return Err(format!(
                         "the prompt has {prompt} tokens, the model was trained for {positions} positions: shorten it"
@@ -230,7 +242,7 @@ impl Task for Generate<'_> {
         })
     }
 
-    fn take(&self, record: &Record, _: &[usize]) -> Result<Taken<Self>> {
+    fn take(&self, record: &Record, _: &[usize], batch: &Batch) -> Result<Taken<Self>> {
         let mut taken = Taken::default();
         let blank = record.problem.is_none() && record.is_blank();
         let finished = |status| Row {
@@ -247,14 +259,14 @@ impl Task for Generate<'_> {
             return Ok(taken);
         }
         let asked = self.tokenize(record).map_err(|error| format!("{error:#}"));
-        let asked = asked.and_then(|(ids, cut)| Ok((self.most(record, ids.len())?, ids, cut)));
+        let asked = asked.and_then(|(ids, cut)| {
+            generation::room(ids.len(), batch, &self.settings, &self.opened)?;
+            Ok((self.most(record, ids.len())?, ids, cut))
+        });
         let (most, ids, cut) = match asked {
             Ok(asked) => asked,
             Err(why) if self.args.run.on_error == OnError::Fail => {
-                bail!(
-                    "row {} of the input, counted from 0: {why}; or give --on-error skip",
-                    record.index
-                )
+                bail!(generation::refused(record, &why))
             }
             Err(why) => {
                 taken.why = Some(why);
@@ -299,7 +311,7 @@ impl Task for Generate<'_> {
             ..Row::default()
         };
         let keeps_scores = self.args.generation.scores;
-        let mut done = generation::done(row, finished, &self.settings, cut, keeps_scores, &self.opened);
+        let mut done = generation::done(row, finished, &self.settings, cut, keeps_scores);
         if stopped {
             done.row.status = if cut { Status::InputCut } else { Status::Ok };
         }

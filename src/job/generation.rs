@@ -3,11 +3,13 @@
 use super::run::{size, Done, Opened, Place, Planned};
 use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
 use crate::cli::generation::{self as flags, BatchTokens, GenerationArgs};
+use crate::corpus::Record;
 use crate::decode::batch::{Batch, Finished};
-use crate::decode::limits::{Demand, Limits};
+use crate::decode::limits::{Costs, Demand, Limits};
+use crate::decode::lockstep::ENCODE_TOKENS;
 use crate::decode::search::{EarlyStopping, Settings};
-use crate::model::cache::Caches;
-use crate::model::{Architecture, Model};
+use crate::model::cache::{CacheType, Caches};
+use crate::model::{Architecture, Model, Shape};
 use crate::results::{Row, Status};
 use anyhow::{anyhow, ensure, Result};
 use serde_json::{json, Value};
@@ -99,6 +101,26 @@ pub fn settings(
     Ok(settings)
 }
 
+/// Refuses, of a decoder-only model that is not computed at all positions, outputs that no prompt leaves room for; lengths
+/// of the checkpoint's or the program's own choice are cut to what there is instead.
+///
+/// # Errors
+/// Names the option and the positions that there are.
+pub fn positions(args: &GenerationArgs, shape: &Shape) -> Result<()> {
+    let Some(end) = shape.computed else { return Ok(()) };
+    let (flag, asked, most) = match (args.max_new_tokens, args.max_length) {
+        (Some(new), _) => ("--max-new-tokens", new, end - 1),
+        (None, Some(length)) => ("--max-length", length, end),
+        (None, None) => return Ok(()),
+    };
+    ensure!(
+        asked <= most,
+        "{flag} {asked}: this model is computed up to {end} positions only, the prompt's included (config.json has a \
+         `long_factor` for texts beyond them, which is not computed here); give at most {most}"
+    );
+    Ok(())
+}
+
 /// What results depend on.
 pub fn fields(args: &GenerationArgs, s: &Settings) -> Vec<(&'static str, Value)> {
     vec![
@@ -135,7 +157,17 @@ impl Generating<'_> {
     /// When not even one row fits.
     pub fn plan(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
         let (settings, shape) = (self.settings, net.shape());
-        let row = Caches::row_bytes(net.cache_type(), shape);
+        let costs = Costs {
+            row: Caches::row_bytes(net.cache_type(), shape),
+            activations: shape.activation_bytes(),
+            whole: if shape.encoder { shape.activation_bytes() } else { 0 },
+        };
+        let portion = ENCODE_TOKENS
+            .min((place.room / 4 / costs.activations.max(1)) as usize)
+            .max(1);
+        // The sentence that is begun last in a portion is encoded to its end.
+        let over = if shape.encoder { self.longest.min(portion) } else { 0 };
+        let room = place.room.saturating_sub((portion + over) as u64 * costs.activations);
         let demand = Demand {
             experts: shape.experts,
             top_k: shape.top_k,
@@ -150,19 +182,21 @@ impl Generating<'_> {
             }
             BatchTokens::Auto => {
                 let wanted = demand.limits(settings.beams);
-                (wanted, wanted.scaled(place.room / 2, settings, row))
+                let scaled = wanted.scaled(room / 2, settings, costs);
+                (wanted, scaled.within(room, settings, costs))
             }
         };
-        let limits = allowed.fit(place.room, settings, row).map_err(|needed| {
+        let limits = allowed.fit(room, settings, costs).map_err(|needed| {
             anyhow!(
                 "the least caches (--batch-tokens of source, one sentence of output at full length) come to {}, this rank's \
                  share of the free memory is {}: give a lower --batch-tokens, --max-new-tokens or --num-beams",
                 size(needed),
-                size(place.room)
+                size(room)
             )
         })?;
-        let caches = limits.cache_bytes(settings, row);
-        if limits != wanted && place.speaks {
+        let limits = Limits { portion, ..limits };
+        let caches = limits.cache_bytes(settings, costs.row);
+        if (limits.tokens, limits.outputs) != (wanted.tokens, wanted.outputs) && place.speaks {
             let [n, all] = [limits.outputs, wanted.outputs].map(|outputs| outputs / limits.per_sentence);
             log::info!(
                 "{n} sentences in flight instead of {all}: the free memory of a rank is {}, caches take {} of it at most",
@@ -178,9 +212,38 @@ impl Generating<'_> {
     }
 }
 
+/// Refuses a source of `tokens` tokens that this rank has no memory for, even alone.
+///
+/// # Errors
+/// What it would need, and what there is.
+pub fn room(tokens: usize, batch: &Batch, settings: &Settings, opened: &Opened) -> Result<(), String> {
+    let limits = batch.limits();
+    if tokens <= limits.longest {
+        return Ok(());
+    }
+    let shape = opened.architecture.shape();
+    let row = Caches::row_bytes(CacheType::of(opened.dtype), shape);
+    let read = if shape.encoder { tokens } else { limits.portion } as u64 * shape.activation_bytes();
+    Err(format!(
+        "its {tokens} tokens, and an output of {} at full length, take {}; a rank's share of the free memory does for \
+         {} tokens: shorten it, give a lower --max-new-tokens or --num-beams, or fewer ranks a machine",
+        settings.max_length - 1,
+        size(limits.alone(tokens).cache_bytes(settings, row) + read),
+        limits.longest
+    ))
+}
+
+/// The end of a job on a row that cannot be used.
+pub fn refused(record: &Record, why: &str) -> String {
+    format!(
+        "row {} of the input, counted from 0: {why}; or give --on-error skip",
+        record.index
+    )
+}
+
 /// The row of a finished search: `row` with ids, score and status. `cut` says whether the input was cut to the model's
 /// length.
-pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, scores: bool, opened: &Opened) -> Done {
+pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, scores: bool) -> Done {
     let h = finished.hypothesis;
     let ended = h.ids.last().is_some_and(|id| settings.eos.contains(id));
     row.status = match (cut, ended) {
@@ -190,9 +253,8 @@ pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, sc
     };
     row.score = h.score;
     row.ids = h.ids[1..].to_vec();
-    let top_k = opened.architecture.shape().top_k;
     let routes = finished.trace.map(|trace| {
-        let tokens = trace.tokens(top_k, &h.path);
+        let tokens = trace.tokens(&h.path);
         (trace, tokens)
     });
     if scores {
@@ -202,5 +264,79 @@ pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, sc
         tokens: row.ids.len() as u64,
         row,
         routes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Loading;
+
+    fn refused_where_memory_ends(model: &str) {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs").join(model);
+        let opened = Opened::open(&dir, None).unwrap();
+        let loading = Loading {
+            checkpoint: &opened.checkpoint,
+            dtype: opened.dtype,
+            threads: 1,
+            rank: 0,
+            ranks: 1,
+            progress: &mut |_, _| (),
+        };
+        let net = opened.architecture.load(loading).unwrap();
+        let settings = Settings::plain(2, 101);
+        let shape = net.shape();
+        let [row, token] = [Caches::row_bytes(net.cache_type(), shape), shape.activation_bytes()];
+        let planned = |room, batch_tokens| {
+            let place = Place {
+                room,
+                ranks: 1,
+                mean_tokens: 30,
+                speaks: false,
+            };
+            let all = Generating {
+                settings: &settings,
+                batch_tokens,
+                outputs: 1,
+                longest: usize::MAX,
+            };
+            all.plan(net.as_ref(), &place).map(|planned| planned.work)
+        };
+        for room in [5 << 20, 50 << 20, 1 << 30] {
+            for tokens in [BatchTokens::Auto, BatchTokens::Tokens(40)] {
+                let batch = planned(room, tokens).unwrap();
+                let limits = batch.limits();
+                // What is on its way through a layer: a portion of prompts; with an encoder a whole source more.
+                let read = |tokens: usize| match shape.encoder {
+                    true => 2 * limits.portion + tokens,
+                    false => limits.portion,
+                };
+                // That, and a source with its output's two beams at full length.
+                let bytes = |tokens| (tokens + 2 * 100) as u64 * row + (read(tokens) + 2) as u64 * token;
+                let longest = limits.longest;
+                assert!(
+                    bytes(longest) <= room && bytes(longest + 1) > room,
+                    "{room}: {limits:?}"
+                );
+                let outputs = limits.cache_bytes(&settings, row) + (2 * limits.outputs) as u64 * token;
+                assert!(outputs + read(0) as u64 * token <= room);
+                assert_eq!(super::room(longest, &batch, &settings, &opened), Ok(()));
+                let why = super::room(longest + 1, &batch, &settings, &opened).unwrap_err();
+                for word in [format!("{} tokens", longest + 1), "--max-new-tokens".into()] {
+                    assert!(why.contains(&word), "{why}: {word}");
+                }
+            }
+        }
+        assert!(planned(1 << 10, BatchTokens::Auto).is_err());
+    }
+
+    #[test]
+    fn a_prompt_that_no_memory_is_left_for_is_refused_with_what_it_needs() {
+        refused_where_memory_ends("lm");
+    }
+
+    #[test]
+    fn so_is_a_sentence_that_is_encoded_whole() {
+        refused_where_memory_ends("en-fr-de");
     }
 }

@@ -10,7 +10,7 @@ mod task;
 
 use crate::cli::check;
 use crate::cli::exit::Exit;
-use crate::cli::run::{Device, RunArgs};
+use crate::cli::run::{Device, Routing, RunArgs};
 use crate::comm::crash::{crash_point, fail_point};
 use crate::comm::{affinity, agree, gather_texts, launch, signal, Comm, ReportedElsewhere};
 use crate::device::{Cpu, Dtype};
@@ -199,6 +199,7 @@ impl<T: Task> Started<'_, T> {
         let keep = args.routing.is_some();
         let (layers, experts) = (net.shape().moe_layers(), net.shape().experts);
         let mut ctx = Context::new(&device, comm.as_ref(), layers, experts, keep);
+        ctx.routes_by_token = args.routing == Some(Routing::Tokens);
         ctx.meter.since(loading, Phase::Load);
         let place = self.place();
         let Planned {

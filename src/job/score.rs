@@ -1,9 +1,10 @@
 //! `sluice score`: log-probabilities of given texts, and perplexity.
 
+use super::generation;
 use super::run::{self, size, Done, Figures, Opened, Place, Planned, Taken, Task};
 use super::words::Words;
 use crate::cli::exit::Exit;
-use crate::cli::run::RunArgs;
+use crate::cli::run::{OnError, RunArgs};
 use crate::cli::score::Prefix as Before;
 use crate::cli::{Memory, ScoreArgs};
 use crate::comm::Comm;
@@ -110,6 +111,13 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
     }
     let most = shape.positions.unwrap_or(usize::MAX);
     let window = args.window.unwrap_or(WINDOW.min(most));
+    if let Some(end) = shape.computed {
+        ensure!(
+            window <= end,
+            "--window {window}: this model is computed up to {end} positions only (config.json has a `long_factor` for texts \
+             beyond them, which is not computed here); give at most {end}"
+        );
+    }
     let stride = args.stride.unwrap_or(window);
     ensure!(
         stride <= window,
@@ -237,15 +245,19 @@ impl Task for Score<'_> {
             size(least),
             size(place.room)
         );
-        let portion = portion.min((place.room / 2 / token) as usize).max(1);
+        // The window that is begun last is read to its end.
+        let portion = portion
+            .min(((place.room - least).min(place.room / 2) / token) as usize)
+            .max(1);
+        let longest = ((place.room / token) as usize).saturating_sub(portion);
         Ok(Planned {
-            work: Scorer::new(self.settings, portion, place.mean_tokens, net),
+            work: Scorer::new(self.settings, portion, place.mean_tokens, net).with_longest(longest),
             caches: (portion + place.mean_tokens.min(window)) as u64 * token,
             in_flight: format!("{portion} tokens"),
         })
     }
 
-    fn take(&self, record: &Record, _: &[usize]) -> Result<Taken<Self>> {
+    fn take(&self, record: &Record, _: &[usize], scorer: &Scorer) -> Result<Taken<Self>> {
         let mut taken = Taken::default();
         let (key, mut row) = (record.index, Row::default());
         let languages = [
@@ -255,6 +267,21 @@ impl Task for Score<'_> {
         .map(|code| code.cloned().unwrap_or_default());
         if record.problem.is_none() && !record.is_blank() && (!self.args.pairs || self.words.knows(&languages)) {
             let ([source, ids], cut) = self.tokenize(record, &languages)?;
+            let pair = source.len() + ids.len();
+            if self.args.pairs && pair > scorer.longest() {
+                let why = format!(
+                    "source and target have {pair} tokens, which are read in one go; a rank's share of the free memory does for {}: \
+                     shorten them, or give fewer ranks a machine",
+                    scorer.longest()
+                );
+                if self.args.run.on_error == OnError::Fail {
+                    bail!(generation::refused(record, &why));
+                }
+                taken.why = Some(why);
+                row.status = Status::Failed;
+                taken.rows.push(of_record(row, record, &languages));
+                return Ok(taken);
+            }
             if self.settings.scores_any(ids.len()) {
                 taken.request = Some(Request { key, source, ids });
                 let record = record.clone();
@@ -280,7 +307,6 @@ impl Task for Score<'_> {
     fn finish(&self, pending: Pending, finished: Finished) -> Result<Done> {
         let Finished { ids, scores, trace, .. } = finished;
         let (top_ids, top_logprobs) = scores.top.into_iter().unzip();
-        let top_k = self.opened.architecture.shape().top_k;
         let row = Row {
             status: if pending.cut { Status::InputCut } else { Status::Ok },
             score: scores.logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() as f32,
@@ -294,8 +320,8 @@ impl Task for Score<'_> {
         Ok(Done {
             tokens: row.logprobs.len() as u64,
             row: of_record(row, &pending.record, &pending.languages),
-            routes: trace.map(|trace| {
-                let tokens = trace.all_tokens(top_k);
+            routes: trace.map(|mut trace| {
+                let tokens = trace.all_tokens();
                 (trace, tokens)
             }),
         })

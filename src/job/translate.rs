@@ -8,7 +8,7 @@ use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::check;
 use crate::cli::exit::Exit;
-use crate::cli::run::RunArgs;
+use crate::cli::run::{OnError, RunArgs};
 use crate::cli::TranslateArgs;
 use crate::comm::Comm;
 use crate::corpus::{Kind, NllbTokenizer, Reading, Record, Scan};
@@ -16,7 +16,7 @@ use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::search::Settings;
 use crate::model::Model;
 use crate::results::{Row, Status};
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Result};
 use quality::Quality;
 use serde_json::{json, Value};
 use std::path::PathBuf;
@@ -144,7 +144,7 @@ impl Task for Translate<'_> {
         .plan(net, place)
     }
 
-    fn take(&self, record: &Record, wanted: &[usize]) -> Result<Taken<Self>> {
+    fn take(&self, record: &Record, wanted: &[usize], batch: &Batch) -> Result<Taken<Self>> {
         let mut taken = Taken::default();
         let source = record.source_lang.clone().or_else(|| self.args.source.clone());
         let blank = record.is_blank() && record.problem.is_none();
@@ -153,6 +153,15 @@ impl Task for Translate<'_> {
             (None, Some(source)) if !blank => Some(self.tokenizer.source(&record.text, source)?),
             _ => None,
         };
+        let full = ids.as_ref().and_then(|ids| {
+            let room = generation::room(ids.ids.len(), batch, &self.settings, &self.opened);
+            room.err()
+        });
+        if let (Some(why), OnError::Fail) = (&full, self.args.run.on_error) {
+            bail!(generation::refused(record, why));
+        }
+        let ids = ids.filter(|_| full.is_none());
+        let problem = record.problem.clone().or(full);
         let source = source.unwrap_or_default();
         for &t in wanted {
             let key = record.index * self.outputs() + t as u64;
@@ -175,7 +184,7 @@ impl Task for Translate<'_> {
                 }
                 (_, target) => {
                     let why = || "no language is named for it".to_string();
-                    taken.why = record.problem.clone().or_else(|| (!blank).then(why));
+                    taken.why = problem.clone().or_else(|| (!blank).then(why));
                     taken.rows.push(Row {
                         index: key,
                         id: record.id.clone(),
@@ -216,14 +225,7 @@ impl Task for Translate<'_> {
             ..Row::default()
         };
         let keeps_scores = self.args.generation.scores;
-        Ok(generation::done(
-            row,
-            finished,
-            &self.settings,
-            cut,
-            keeps_scores,
-            &self.opened,
-        ))
+        Ok(generation::done(row, finished, &self.settings, cut, keeps_scores))
     }
 
     fn compares(&self) -> bool {

@@ -56,8 +56,10 @@ pub struct Shape {
     pub d_ff: usize,
     /// A token that takes no position among tokens that are read at once (NLLB's padding, typed in a text).
     pub unnumbered: Option<u32>,
-    /// Positions that the model was trained for, where it has an end.
+    /// Positions that the model was trained for, where it has an end; further ones are computed all the same.
     pub positions: Option<usize>,
+    /// Positions that can be computed, where not all can.
+    pub computed: Option<usize>,
 }
 
 impl Shape {

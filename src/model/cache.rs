@@ -155,11 +155,13 @@ impl Caches {
     }
 }
 
-/// A source to read: a sentence to encode, or all but the last token of a prompt.
+/// A source to read: a sentence to encode, or a part of a prompt, whose last token is left to decoding.
 pub struct SourceRow<'a> {
     /// Its tokens, specials included.
     pub ids: &'a [u32],
-    /// First of its rows in the cross cache, or in a decoder-only model's own.
+    /// Tokens of it that earlier calls have read; 0 with an encoder, which reads a source whole.
+    pub before: usize,
+    /// First of its rows in the cross cache, or in a decoder-only model's own: that of the first token of all.
     pub first: usize,
 }
 
@@ -175,4 +177,25 @@ pub struct DecodeRow<'a> {
     pub keys: KeyRows<'a>,
     /// First cross row and number of source tokens.
     pub source: (usize, usize),
+}
+
+/// An empty list with the memory of `rows`, for rows of another lifetime (`collect` keeps the allocation).
+pub fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
+    rows.clear();
+    rows.into_iter().map(|_| unreachable!("there are none")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_rows_keep_their_room() {
+        let mut rows = Vec::with_capacity(100);
+        let (table, at) = ([1, 2], rows.as_ptr() as usize);
+        rows.push(KeyRows::Table(&table));
+        let mut again: Vec<KeyRows<'static>> = emptied(rows);
+        again.push(KeyRows::Range(0, 1));
+        assert_eq!((again.len(), again.as_ptr() as usize), (1, at));
+    }
 }

@@ -30,6 +30,8 @@ pub struct Context<'a> {
     pub loads: Vec<Vec<u64>>,
     /// Routes of the step in hand by MoE layer, where they are wanted.
     pub routes: Option<Vec<Routes>>,
+    /// Whether every token's routes are wanted, not only their sums.
+    pub routes_by_token: bool,
     /// What went wrong on this rank in the step in hand: told to the others before the next one.
     pub failure: Option<anyhow::Error>,
 }
@@ -44,6 +46,7 @@ impl<'a> Context<'a> {
             meter: Meter::default(),
             loads: vec![vec![0; experts]; layers],
             routes,
+            routes_by_token: false,
             failure: None,
         }
     }

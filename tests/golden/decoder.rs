@@ -154,7 +154,15 @@ fn on_rank(golden: &Golden, comm: &dyn Comm, dtype: Dtype, most: usize) -> Vec<(
 fn greedy(model: &mut dyn Model, ctx: &mut Context, prompt: &[u32], eos: &[u32], most: usize) -> Vec<u32> {
     let mut caches = Caches::new(model.cache_type(), model.shape(), 3 + prompt.len() + most, 0);
     let (before, mut last) = (&prompt[..prompt.len() - 1], prompt[prompt.len() - 1]);
-    model.read(ctx, &[SourceRow { ids: before, first: 3 }], &mut caches);
+    model.read(
+        ctx,
+        &[SourceRow {
+            ids: before,
+            before: 0,
+            first: 3,
+        }],
+        &mut caches,
+    );
     let mut found = Vec::new();
     while found.len() < most {
         let position = before.len() + found.len();
@@ -177,6 +185,24 @@ fn greedy(model: &mut dyn Model, ctx: &mut Context, prompt: &[u32], eos: &[u32],
         }
     }
     found
+}
+
+/// The bits of the last token's hidden state behind a prompt that is read in parts of so many tokens.
+fn behind_parts(model: &mut dyn Model, ctx: &mut Context, prompt: &[u32], part: usize) -> Vec<u32> {
+    let mut caches = Caches::new(model.cache_type(), model.shape(), 3 + prompt.len(), 0);
+    let (last, ahead) = prompt.split_last().expect("a prompt has tokens");
+    for (i, ids) in ahead.chunks(part).enumerate() {
+        let before = i * part;
+        model.read(ctx, &[SourceRow { ids, before, first: 3 }], &mut caches);
+    }
+    let row = DecodeRow {
+        token: *last,
+        position: ahead.len(),
+        row: 3 + ahead.len(),
+        keys: KeyRows::Range(3, prompt.len()),
+        source: (0, 0),
+    };
+    bits(model.decode(ctx, &[row], &mut caches))
 }
 
 fn play(name: &str) {
@@ -220,9 +246,20 @@ fn play_up_to(name: &str, most: usize) {
             assert_eq!(found, wanted, "greedy of item {}", text.item);
         }
         println!("{name}: largest difference of a log-probability {worst:.1e}");
+        parts_make_no_difference(model.as_mut(), &mut ctx, &texts);
         found.hidden
     });
     on_ranks(&golden, &texts, &alone[0], Dtype::F32);
+}
+
+fn parts_make_no_difference(model: &mut dyn Model, ctx: &mut Context, texts: &[Text]) {
+    for text in texts {
+        let whole = behind_parts(model, ctx, &text.ids, text.ids.len());
+        for part in [1, 2, 5, 16, 31] {
+            let found = behind_parts(model, ctx, &text.ids, part);
+            assert_eq!(found, whole, "item {} in parts of {part} tokens", text.item);
+        }
+    }
 }
 
 /// The same bits on two and three ranks as on one.
@@ -254,6 +291,7 @@ fn roughly(name: &str) {
                 bits(&found.hidden),
                 "{dtype:?}: one token after the other"
             );
+            parts_make_no_difference(model.as_mut(), &mut ctx, &texts);
             let logprob: f64 = found.logprobs.iter().flatten().sum();
             let wanted: f64 = texts
                 .iter()

@@ -43,7 +43,15 @@ fn score(golden: &Golden, model: &mut dyn Model, ctx: &mut Context, item: &Value
     let pad = golden.token("pad_token_id");
     let mut caches = Caches::new(model.cache_type(), model.shape(), labels.len(), source.len());
     let (encoder, decoder) = (model.shape().encoder_moe.clone(), model.shape().decoder_moe.clone());
-    model.read(ctx, &[SourceRow { ids: &source, first: 0 }], &mut caches);
+    model.read(
+        ctx,
+        &[SourceRow {
+            ids: &source,
+            before: 0,
+            first: 0,
+        }],
+        &mut caches,
+    );
     let routes = ctx.routes.clone().expect("routes are kept");
     encoder
         .iter()

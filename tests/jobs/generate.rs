@@ -225,3 +225,61 @@ fn what_makes_no_sense_is_refused_before_work() {
     let end = place.run_job("translate", 1, &bundled("lm"), &text, "refused.h5", "--source eng_Latn");
     end.refused(&["translate", "olmoe", "sluice generate"]);
 }
+
+#[test]
+fn a_prompt_beyond_the_memory_costs_a_row_and_not_the_job() {
+    let Some(place) = Place::new() else { return };
+    // Its keys and values would take 2.6 GiB.
+    let prompt = |tokens: usize| json!({"prompt_token_ids": vec![5; tokens]}).to_string() + "\n";
+    let input = place.write("prompts.jsonl", prompt(10) + &prompt(600_000) + &prompt(10));
+    let flags = "--dtype f32 --max-new-tokens 5";
+    let run = |flags: &str| {
+        let arguments = place.job_of("generate", &bundled("lm"), &input, "out.h5", flags);
+        place.limited(1500, &arguments)
+    };
+    run(flags).refused(&["row 1", "600000 tokens", "GiB", "--max-new-tokens", "--on-error skip"]);
+    let end = run(&format!("{flags} --on-error skip --overwrite"));
+    assert_eq!(end.code, 1, "{end:#?}");
+    end.says(&["row 1", "600000 tokens"]);
+    let rows = read(&place.path("out.h5"));
+    let failed: Vec<bool> = rows.iter().map(|r| r.status == Status::Failed).collect();
+    assert_eq!(failed, [false, true, false]);
+    assert_eq!(rows[0].ids, rows[2].ids);
+}
+
+#[test]
+fn positions_that_are_not_computed_are_refused_and_not_met_at_work() {
+    let Some(place) = Place::new() else { return };
+    let Some(model) = shared("oracle/ckpt/phimoe-s2-longrope") else {
+        return;
+    };
+    let prompt = |tokens: usize| json!({"prompt_token_ids": vec![5; tokens]}).to_string() + "\n";
+    let input = place.write("prompts.jsonl", prompt(10) + &prompt(44) + &prompt(45));
+    let run = |flags: &str| place.run_job("generate", 1, &model, &input, "out.h5", flags);
+    for (flags, words) in [
+        (
+            "--max-new-tokens 64",
+            ["--max-new-tokens 64", "64 positions", "at most 63"],
+        ),
+        ("--max-length 65", ["--max-length 65", "64 positions", "at most 64"]),
+    ] {
+        run(flags).refused(&words);
+        assert!(!place.left("out.h5"), "{flags}");
+    }
+    let end = run("--max-new-tokens 20");
+    assert_eq!(end.code, 2, "{end:#?}");
+    end.says(&["row 2", "45 tokens", "64 positions", "--max-new-tokens"]);
+    let end = run("--max-new-tokens 20 --on-error skip --overwrite");
+    assert_eq!(end.code, 1, "{end:#?}");
+    let failed: Vec<bool> = read(&place.path("out.h5"))
+        .iter()
+        .map(|r| r.status == Status::Failed)
+        .collect();
+    assert_eq!(failed, [false, false, true]);
+    // A length that nobody asked for is cut to what there is.
+    run("--overwrite").ok();
+    assert!(read(&place.path("out.h5")).iter().all(|r| r.ids.len() <= 64 - 10));
+    let text = place.write("in.txt", "a b c d e f g h\n");
+    let end = place.run_job("score", 1, &model, &text, "scores.h5", "--window 65");
+    end.refused(&["--window 65", "64 positions", "at most 64"]);
+}

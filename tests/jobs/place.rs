@@ -143,6 +143,27 @@ impl Place {
         self.run(command, env, None)
     }
 
+    /// `mpirun -n 1 sluice ARGUMENTS`, which may take no more than so many MiB of addresses.
+    pub fn limited(&self, mebibytes: usize, arguments: &[String]) -> End {
+        let limit = format!("ulimit -v {}; exec \"$@\"", mebibytes << 10);
+        let mut command = Command::new("timeout");
+        command
+            .args([
+                "-k",
+                "10",
+                &PATIENCE.to_string(),
+                "mpirun",
+                "--bind-to",
+                "none",
+                "-n",
+                "1",
+            ])
+            .args(["sh", "-c", &limit, "sh", env!("CARGO_BIN_EXE_sluice")])
+            .args(arguments)
+            .args(["--threads", "1"]);
+        self.run(command, &[], None)
+    }
+
     /// What `sluice show` prints of an output.
     pub fn show(&self, out: &str, flags: &[&str]) -> String {
         let path = self.arg(out);

@@ -4,6 +4,7 @@ mod attention;
 mod gated;
 mod head;
 mod int8;
+mod joined;
 mod norms;
 mod products;
 mod rotary;

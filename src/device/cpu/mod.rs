@@ -7,6 +7,7 @@ mod gemm;
 mod grouped;
 mod head;
 mod isa;
+mod join;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;

@@ -10,7 +10,7 @@ use crate::decode::lockstep::{next, Next, Report, NO_SHARE, REPORT_BYTES};
 use crate::decode::trace::Counts;
 use crate::decode::workload::Workload;
 use crate::metrics::meter::Phase as Lap;
-use crate::model::Model;
+use crate::model::{Model, Shape};
 use crate::moe::Context;
 use crate::results::{Parts, Phase, RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Timing};
 use anyhow::{anyhow, Result};
@@ -195,7 +195,7 @@ impl<T: Task> Rank<'_, T> {
             pending,
             rows,
             why,
-        } = self.task.take(&record, wanted)?;
+        } = self.task.take(&record, wanted, batch)?;
         for row in rows {
             if row.status == Status::Failed {
                 log::warn!(
@@ -228,7 +228,11 @@ impl<T: Task> Rank<'_, T> {
         };
         let mut done = self.task.finish(pending, finished)?;
         if let Some((trace, routes)) = done.routes {
-            trace.count(model.shape().experts, &mut books.counts);
+            let (shape, before) = (model.shape(), books.counts.len());
+            let layers = [source_layers(shape).len(), shape.decoder_moe.len()];
+            trace.count(layers, shape.experts, &mut books.counts);
+            let numbers = layers[0].max(layers[1]) * shape.experts;
+            books.bytes += size_of::<u32>() * numbers * (books.counts.len() - before);
             if self.task.run().routing == Some(Routing::Tokens) {
                 done.row.routes = Some(RowRoutes {
                     encoder_ids: routes.encoder.0,
@@ -316,13 +320,17 @@ impl<P> Books<P> {
 fn layout(model: &dyn Model) -> RoutingLayout {
     let shape = model.shape();
     RoutingLayout {
-        // Without an encoder prompts are read by the decoder's layers.
-        encoder_layers: match shape.encoder {
-            true => shape.encoder_moe.clone(),
-            false => shape.decoder_moe.clone(),
-        },
+        encoder_layers: source_layers(shape).to_vec(),
         decoder_layers: shape.decoder_moe.clone(),
         experts: shape.experts,
         top_k: shape.top_k,
+    }
+}
+
+/// The MoE layers that sources go through: without an encoder prompts are read by the decoder's.
+fn source_layers(shape: &Shape) -> &[String] {
+    match shape.encoder {
+        true => &shape.encoder_moe,
+        false => &shape.decoder_moe,
     }
 }

@@ -55,11 +55,11 @@ pub trait Task {
     /// # Errors
     /// When the memory doesn't do.
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Self::Work>>;
-    /// Takes a record on for its outputs `wanted`.
+    /// Takes a record on for its outputs `wanted`, which `work` will be asked for.
     ///
     /// # Errors
     /// What ends the job; a row that cannot be used is a row with a status.
-    fn take(&self, record: &Record, wanted: &[usize]) -> Result<Taken<Self>>;
+    fn take(&self, record: &Record, wanted: &[usize], work: &Self::Work) -> Result<Taken<Self>>;
     /// The key that [`take`](Task::take) gave to what has finished.
     fn key(&self, finished: &<Self::Work as Workload>::Finished) -> u64;
     /// Turns what has finished into a row.

@@ -5,7 +5,7 @@ use super::{Decoder, FeedForward, Layer, SelfAttention};
 use crate::comm::crash::crash_point;
 use crate::device::{KeyRows, Linear};
 use crate::metrics::meter::Phase;
-use crate::model::cache::{CacheType, Caches, DecodeRow, SourceRow};
+use crate::model::cache::{emptied, CacheType, Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
 use crate::moe::layer::{sized, MoeBuffers};
 use crate::moe::Context;
@@ -33,12 +33,6 @@ pub(super) struct Buffers {
     keys: Vec<KeyRows<'static>>,
 }
 
-/// An empty list with the memory of `rows`, for rows of another lifetime (`collect` keeps the allocation).
-fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
-    rows.clear();
-    rows.into_iter().map(|_| unreachable!("there are none")).collect()
-}
-
 /// A token, its position, its cache row and the rows it sees.
 type Token<'a> = (u32, usize, usize, KeyRows<'a>);
 
@@ -62,7 +56,7 @@ impl Model for Decoder {
     fn read(&mut self, ctx: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
         let tokens = sources.iter().flat_map(|source| {
             let seen = |i| KeyRows::Range(source.first, i + 1);
-            let ids = source.ids.iter().enumerate();
+            let ids = (source.before..).zip(source.ids);
             ids.map(move |(i, &id)| (id, i, source.first + i, seen(i)))
         });
         self.run(ctx, tokens, caches);
@@ -96,12 +90,13 @@ impl Decoder {
             }
             self.embed(token, &mut b.x[i * d..(i + 1) * d]);
         }
-        if let Some(end) = self.end.filter(|&end| positions.iter().any(|&p| p as usize >= end)) {
+        if let Some(end) = self
+            .shape
+            .computed
+            .filter(|&end| positions.iter().any(|&p| p as usize >= end))
+        {
             ctx.failure.get_or_insert_with(|| {
-                anyhow!(
-                    "a text of more than {end} tokens: config.json has `long_factor` for it, which is not computed here; \
-                     use shorter windows"
-                )
+                anyhow!("a text of more than {end} tokens: config.json has `long_factor` for it, which is not computed here")
             });
         }
         ctx.meter.lap(Phase::Head);

@@ -130,13 +130,8 @@ impl LatentAttention {
             absorbed,
         );
         let queries = sized(&mut b.queries, n * heads * (kv_lora + rope));
-        let both = queries.chunks_exact_mut(kv_lora + rope).zip(rotated.chunks_exact(rope));
-        for (i, (query, rotated)) in both.enumerate() {
-            let (row, head) = (i / heads, i % heads);
-            let (latent, rope) = query.split_at_mut(kv_lora);
-            latent.copy_from_slice(&absorbed[(head * n + row) * kv_lora..][..kv_lora]);
-            rope.copy_from_slice(rotated);
-        }
+        ctx.device
+            .join_heads(absorbed, rotated, heads, [kv_lora, rope], queries);
     }
 
     fn attend<T: Element>(&self, ctx: &Context, queries: &[f32], seen: &Planes<T>, rows: &Rows, out: &mut [f32]) {

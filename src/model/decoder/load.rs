@@ -70,7 +70,6 @@ pub(super) fn decoder(spec: &Spec, loading: Loading<'_>) -> Result<Decoder> {
         norm,
         head: reader.load.linear(&[head])?,
         rotary: spec.rope.rotary(),
-        end: spec.rope.end(),
         buffers: forward::Buffers::default(),
     })
 }

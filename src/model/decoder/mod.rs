@@ -87,8 +87,6 @@ struct Decoder {
     norm: Norm,
     head: Linear,
     rotary: Rotary,
-    /// The first position that it can't read.
-    end: Option<usize>,
     buffers: forward::Buffers,
 }
 

@@ -295,6 +295,7 @@ impl Spec {
             d_ff: self.moe.width,
             unnumbered: None,
             positions: self.positions,
+            computed: self.rope.end(),
         }
     }
 

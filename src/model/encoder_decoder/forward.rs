@@ -7,16 +7,10 @@ use crate::comm::crash::crash_point;
 use crate::device::{Epilogue, KeyRows, Linear};
 use crate::metrics::meter::Phase;
 use crate::model::blocks::Norm;
-use crate::model::cache::{CacheType, Caches, DecodeRow, SourceRow};
+use crate::model::cache::{emptied, CacheType, Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
 use crate::moe::layer::sized;
 use crate::moe::Context;
-
-/// An empty list with the memory of `rows`, for rows of another lifetime (`collect` keeps the allocation).
-fn emptied<'a>(mut rows: Vec<KeyRows<'_>>) -> Vec<KeyRows<'a>> {
-    rows.clear();
-    rows.into_iter().map(|_| unreachable!("there are none")).collect()
-}
 
 impl Model for EncoderDecoder {
     fn shape(&self) -> &Shape {
@@ -145,20 +139,5 @@ impl FeedForward {
             }
             FeedForward::Sparse(moe) => moe.forward(ctx, &mut b.moe, &mut b.normed, x),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_of_rows_keep_their_room() {
-        let mut rows = Vec::with_capacity(100);
-        let (table, at) = ([1, 2], rows.as_ptr() as usize);
-        rows.push(KeyRows::Table(&table));
-        let mut again: Vec<KeyRows<'static>> = emptied(rows);
-        again.push(KeyRows::Range(0, 1));
-        assert_eq!((again.len(), again.as_ptr() as usize), (1, at));
     }
 }

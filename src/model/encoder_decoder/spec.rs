@@ -210,6 +210,7 @@ impl Spec {
                 Positions::Relative { .. } => None,
             },
             positions: None,
+            computed: None,
         }
     }
 }
