@@ -36,6 +36,8 @@ pub struct Output {
     pub forced: Option<u32>,
     /// Tokens it may come to at most, where that is less than for all ([`Settings::max_length`]).
     pub most: Option<usize>,
+    /// Tokens before which it may not end, where that is more than for all ([`Settings::min_length`]).
+    pub least: usize,
     /// Strings that end it.
     pub stops: Option<Arc<Stops>>,
     /// What its draws begin with, where that is not the job's ([`Sampling::seed`](super::sample::Sampling::seed)).
@@ -374,7 +376,7 @@ impl Batch {
         Bounds {
             start: start.unwrap_or(all.start),
             max_length,
-            min_length: all.min_length.min(max_length),
+            min_length: all.min_length.max(output.least + 1).min(max_length),
             ..all
         }
     }

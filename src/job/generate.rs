@@ -37,6 +37,8 @@ struct Generate<'a> {
     opened: Opened,
     tokenizer: Arc<Tokenizer>,
     settings: Settings,
+    /// Tokens of prompt and output together before which an output may not end; 0 where only the output's count.
+    least_with_prompt: usize,
     stops: Arc<Stops>,
     warnings: Vec<String>,
 }
@@ -54,12 +56,22 @@ impl Generate<'_> {
         };
         opened.check_vocabulary(dir, tokenizer.vocab_size())?;
         let mut defaults = GenerationDefaults::load(dir)?;
-        if args.generation.max_length.is_none() && defaults.max_new_tokens.is_none() {
+        let mut warnings = generation::not_followed(dir, &defaults);
+        let (given, architecture) = (&args.generation, opened.architecture.as_ref());
+        let unsaid = given.max_length.is_none() && defaults.max_new_tokens.is_none();
+        if unsaid && (defaults.max_length.is_none() || !architecture.shape().encoder) {
             // A length that counts the prompt means little for prompts of all lengths.
             defaults.max_new_tokens = Some(MAX_NEW_TOKENS);
+            if let (Some(length), None) = (defaults.max_length, given.max_new_tokens) {
+                let what = format!("max_length = {length}, prompts included");
+                warnings.push(format!(
+                    "{}: outputs have {MAX_NEW_TOKENS} new tokens at most; --max-new-tokens or --max-length says otherwise",
+                    generation::in_vain(dir, &what)
+                ));
+            }
         }
-        let warnings = generation::not_followed(dir, &defaults);
-        let mut settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
+        let least_with_prompt = generation::least_with_prompt(given, &defaults, architecture);
+        let mut settings = generation::settings(given, &defaults, architecture)?;
         settings.sampling = sampling(args)?;
         ensure!(
             settings.sampling.is_none() || settings.beams == 1,
@@ -72,6 +84,7 @@ impl Generate<'_> {
             opened,
             tokenizer: Arc::new(*tokenizer),
             settings,
+            least_with_prompt,
             warnings,
         })
     }
@@ -187,6 +200,7 @@ impl Task for Generate<'_> {
             ("sampling", json!(sampling)),
             ("stop", json!(self.args.stop)),
             ("max_length_counts_prompt", json!(counts_prompt)),
+            ("min_length_with_prompt", json!(self.least_with_prompt)),
         ]);
         fields
     }
@@ -269,6 +283,7 @@ impl Task for Generate<'_> {
         let output = Output {
             key: record.index,
             most: Some(most),
+            least: self.least_with_prompt.saturating_sub(ids.len()),
             stops: (!stops.is_empty()).then(|| stops.clone()),
             seed: record.settings.seed,
             credits_source: true,

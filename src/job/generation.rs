@@ -15,13 +15,27 @@ use std::path::Path;
 
 /// What `generation_config.json` asks for in vain.
 pub fn not_followed(dir: &Path, defaults: &GenerationDefaults) -> Vec<String> {
-    let warn = |what: &String| {
-        format!(
-            "{}: generation_config.json asks for {what}, which is not followed",
-            dir.display()
-        )
-    };
-    defaults.not_followed.iter().map(warn).collect()
+    defaults.not_followed.iter().map(|what| in_vain(dir, what)).collect()
+}
+
+/// The warning about something that `generation_config.json` asks for in vain.
+pub fn in_vain(dir: &Path, what: &str) -> String {
+    format!(
+        "{}: generation_config.json asks for {what}, which is not followed",
+        dir.display()
+    )
+}
+
+/// Below this length, its prompt included, an output of a decoder-only model may not end: `min_length` of
+/// `generation_config.json`, where nothing says how many new tokens there are to be.
+pub fn least_with_prompt(
+    args: &GenerationArgs,
+    defaults: &GenerationDefaults,
+    architecture: &dyn Architecture,
+) -> usize {
+    let new = args.min_new_tokens.or(defaults.min_new_tokens);
+    let counts_prompt = new.is_none() && !architecture.shape().encoder;
+    defaults.min_length.filter(|_| counts_prompt).unwrap_or(0)
 }
 
 /// The command line over the checkpoint's defaults. Lengths count the decoder's start token.
@@ -34,6 +48,7 @@ pub fn settings(
     architecture: &dyn Architecture,
 ) -> Result<Settings> {
     let (special, vocab_size) = (architecture.special_tokens(), architecture.shape().vocab_size);
+    let encodes = architecture.shape().encoder;
     let max_length = match (args.max_new_tokens, args.max_length) {
         (Some(new), _) => new + 1,
         (None, Some(length)) => length,
@@ -48,11 +63,16 @@ pub fn settings(
         length_penalty.abs() <= 100.0,
         "length penalty {length_penalty} (--length-penalty, or generation_config.json): expected -100 to 100"
     );
-    let least_new = args.min_new_tokens.or(defaults.min_new_tokens).map_or(0, |n| n + 1);
-    let min_length = defaults.min_length.unwrap_or(0).max(least_new);
+    let (asks, min_length) = match (args.min_new_tokens, defaults.min_new_tokens, defaults.min_length) {
+        (Some(new), _, _) => ("--min-new-tokens", new + 1),
+        (None, Some(new), _) => ("generation_config.json: min_new_tokens", new + 1),
+        (None, None, Some(length)) if encodes => ("generation_config.json: min_length", length),
+        (None, None, _) => ("", 0),
+    };
     ensure!(
         min_length <= max_length,
-        "--min-new-tokens: outputs of {} tokens at least and {} at most; lower one or raise --max-new-tokens",
+        "{asks}: outputs of {} tokens at least, and of {} at most (--max-new-tokens, --max-length, or \
+         generation_config.json); give a lower --min-new-tokens, or let outputs be longer",
         min_length.saturating_sub(1),
         max_length - 1
     );

@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod datasets;
+mod defaults;
 mod exact;
 mod generate;
 mod inputs;
