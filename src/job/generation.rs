@@ -86,6 +86,12 @@ pub fn settings(
     } else {
         defaults.eos_token_ids.clone()
     };
+    let start = defaults.decoder_start_token_id.or(special.decoder_start);
+    ensure!(
+        start.is_some() || !encodes,
+        "generation_config.json: `decoder_start_token_id` is missing, and config.json has none: outputs have nothing to \
+         begin with; add it as the model was trained with it (Switch: its pad_token_id, 0)"
+    );
     let settings = Settings {
         beams: args.num_beams.unwrap_or(defaults.num_beams).max(1),
         max_length,
@@ -93,10 +99,8 @@ pub fn settings(
         length_penalty,
         early_stopping,
         no_repeat_ngram: args.no_repeat_ngram_size.unwrap_or(defaults.no_repeat_ngram_size),
-        start: defaults
-            .decoder_start_token_id
-            .or(special.decoder_start)
-            .unwrap_or_default(),
+        // A decoder-only model goes on from a prompt's last token.
+        start: start.unwrap_or_default(),
         eos,
         forced_eos: defaults.forced_eos_token_id,
         sampling: None,

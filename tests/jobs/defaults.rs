@@ -107,3 +107,20 @@ fn a_length_that_is_not_followed_is_told_once() {
     assert_eq!(read(&place.path("switch.h5"))[0].ids.len(), 6);
     end.ok();
 }
+
+#[test]
+fn outputs_need_a_token_to_begin_with() {
+    let Some(place) = Place::new() else { return };
+    let Some(checkpoints) = shared("oracle/ckpt") else {
+        return;
+    };
+    let key = "decoder_start_token_id";
+    let changes = [("config.json", key, Value::Null), (GENERATION, key, Value::Null)];
+    let model = copy(&place, &checkpoints.join("switch-s1"), "switch", &changes);
+    let input = place.write("in.txt", "a\n");
+    let end = place.run_job("generate", 1, &model, &input, "out.h5", "--dtype f32");
+    end.refused(&[GENERATION, "config.json", key, "add it"]);
+    let input = place.write("in.tsv", "source\ttarget\na\tb\n");
+    let end = place.run_job("score", 1, &model, &input, "out.h5", "--dtype f32 --pairs");
+    end.refused(&["config.json", key, "add it"]);
+}
