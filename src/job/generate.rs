@@ -97,8 +97,67 @@ impl Generate<'_> {
             }
             Prompt::Text => (self.tokenizer.encode(&record.text, true)?, false),
             Prompt::Ids(ids) => (ids.clone(), false),
-            Prompt::Messages(messages) => (self.tokenizer.encode_chat(messages)?, false),
+            Prompt::Messages(chat) => (self.tokenizer.encode_chat(chat)?, false),
         })
+    }
+
+    /// What all rows have: the name under which a row may ask for it, the flag, the value.
+    fn of_all(&self) -> Vec<(&'static str, &'static str, Value)> {
+        let s = &self.settings;
+        let greedy = Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+        };
+        let drawn = s.sampling.unwrap_or(greedy);
+        let least = json!(s.min_length.saturating_sub(1));
+        vec![
+            ("temperature", "--temperature", json!(drawn.temperature)),
+            ("top_k", "--top-k", json!(drawn.top_k)),
+            ("top_p", "--top-p", json!(drawn.top_p)),
+            ("min_p", "--min-p", json!(drawn.min_p)),
+            ("do_sample", "--temperature", json!(s.sampling.is_some())),
+            ("num_beams", "--num-beams", json!(s.beams)),
+            ("use_beam_search", "--num-beams", json!(s.beams > 1)),
+            ("length_penalty", "--length-penalty", json!(s.length_penalty)),
+            (
+                "no_repeat_ngram_size",
+                "--no-repeat-ngram-size",
+                json!(s.no_repeat_ngram),
+            ),
+            ("min_tokens", "--min-new-tokens", least.clone()),
+            ("min_new_tokens", "--min-new-tokens", least),
+            ("logprobs", "--scores", json!(self.args.generation.scores)),
+        ]
+    }
+
+    /// Warnings about what rows ask for and don't get, one a name.
+    fn in_vain(&self, scan: &Scan) -> Vec<String> {
+        let flags = self.of_all();
+        let settings = scan.in_vain.iter().map(|(name, asked)| {
+            let mut value = asked.value.to_string();
+            if value.chars().count() > 40 {
+                value = value.chars().take(40).chain("...".chars()).collect();
+            }
+            let flag = flags.iter().find(|(known, ..)| known == name);
+            let cure = flag.map_or(String::new(), |(_, flag, _)| format!("; {flag} is for all rows"));
+            let rows = match asked.rows {
+                1 => "1 row asks".to_owned(),
+                rows => format!("{rows} rows ask"),
+            };
+            let place = scan.place(asked.row);
+            format!("{place}: `{name}`: {value} is not followed ({rows} for one of its own{cure})")
+        });
+        let template = self.tokenizer.chat_template().ok();
+        let unread = scan
+            .given
+            .iter()
+            .filter(|(name, _)| template.is_some_and(|t| !t.reads(name)));
+        let unread =
+            unread.map(|(name, row)| format!("{}: the chat template does not read `{name}`", scan.place(*row)));
+        settings.chain(unread).collect()
     }
 
     /// The most tokens that may follow a prompt, or why none can.
@@ -176,6 +235,11 @@ impl Task for Generate<'_> {
     fn reading(&self) -> Reading {
         Reading {
             id_limit: Some(self.opened.architecture.shape().vocab_size as u32),
+            of_all: self
+                .of_all()
+                .into_iter()
+                .map(|(name, _, value)| (name.to_owned(), value))
+                .collect(),
             ..self.args.input.reading(Kind::Prompts)
         }
     }
@@ -210,13 +274,15 @@ impl Task for Generate<'_> {
     }
 
     fn examine(&self, scan: &Scan) -> Result<()> {
-        match scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
-            Some(row) => {
-                let template = self.tokenizer.chat_template().map(|_| ());
-                template.with_context(|| format!("{}: `messages`", scan.place(row)))
+        if let Some(row) = scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
+            let template = self.tokenizer.chat_template();
+            let template = template.with_context(|| format!("{}: `messages`", scan.place(row)))?;
+            for (name, row) in &scan.given {
+                template.check(name).with_context(|| scan.place(*row).to_string())?;
             }
-            None => Ok(()),
         }
+        self.in_vain(scan).iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(())
     }
 
     fn begin(&mut self, started: i64) {

@@ -13,6 +13,7 @@ mod memory;
 mod options;
 mod place;
 mod precisions;
+mod requests;
 mod score;
 mod sharing;
 mod small_model;
