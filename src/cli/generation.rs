@@ -29,7 +29,7 @@ pub struct GenerationArgs {
 
     /// Beam scores are divided by length to this power: above 0 favours longer outputs. Default:
     /// generation_config.json, else 1.0
-    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Generation")]
+    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Generation")]
     pub length_penalty: Option<f32>,
 
     /// When beam search ends: true at num-beams finished outputs; false when a better one is unlikely; never when it

@@ -208,7 +208,12 @@ fn compare(results: &Results, groups: &[Group], measures: &[Measure]) -> Result<
     let system = |comparison: Comparison| -> Result<System> {
         let rows: u64 = comparison.statuses.iter().sum();
         if let Some(target) = comparison.group.target.as_ref().filter(|_| rows == 0 && records > 0) {
-            let found: Vec<&str> = languages.keys().map(String::as_str).take(NAMED).collect();
+            let found = languages.keys().map(String::as_str).filter(|code| !code.is_empty());
+            let found: Vec<&str> = found.take(NAMED).collect();
+            ensure!(
+                !found.is_empty(),
+                "{path} has no row of the target language {target}: its rows name none; leave {target} out"
+            );
             bail!(
                 "{path} has no row of the target language {target}: it has {}",
                 found.join(", ")
