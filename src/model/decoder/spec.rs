@@ -219,7 +219,7 @@ pub struct Family {
     pub width: &'static str,
     /// Reads how keys and values are made.
     pub attention: fn(&Config<'_>) -> Result<Attention>,
-    /// Changes what the family has otherwise than [`Spec::skeleton`] reads, and refuses what isn't computed.
+    /// Changes what the family has otherwise than most families share, and refuses what isn't computed.
     pub differs: fn(&Config<'_>, &mut Spec) -> Result<()>,
 }
 
