@@ -648,7 +648,7 @@ fn pairs_and_prompts() {
         (5, 2, 1, Some(3))
     );
     let rows = rows(&found);
-    assert!(matches!(&rows[3].prompt, Prompt::Messages(messages) if messages.len() == 1));
+    assert!(matches!(&rows[3].prompt, Prompt::Messages(chat) if chat.messages.len() == 1));
     assert_eq!(
         (rows[3].id.as_deref(), rows[3].settings.max_new_tokens),
         (Some("x"), Some(4))

@@ -268,7 +268,7 @@ fn pieces_of_a_tokenizer() {
     let signature = Measure::bleu(options).figures().remove(0).signature;
     assert!(signature.contains("|tok:spm-"), "{signature}");
     for (file, part) in [
-        ("tests/metrics.rs", "is no JSON"),
+        ("tests/metrics.rs", "no sentencepiece model"),
         ("tests/fixtures/metrics.json", "understood"),
         ("none", "cannot read"),
     ] {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sluicegate::corpus::{NllbTokenizer, Tokenizer};
+use sluicegate::corpus::{Chat, NllbTokenizer, Tokenizer};
 use tempfile::TempDir;
 
 /// A folder of the reference files, or none with a word about it.
@@ -427,6 +427,16 @@ fn with_files(checkpoint: &Path, files: &[(&str, &str)]) -> (TempDir, anyhow::Re
     (dir, tokenizer)
 }
 
+/// A chat of the fixture: a list of messages, or an object with what else the template is given.
+fn chat(stored: &serde_json::Value) -> Chat {
+    let mut given = stored.as_object().cloned().unwrap_or_default();
+    let messages = given.remove("messages").unwrap_or(stored.clone());
+    Chat {
+        messages: messages.as_array().unwrap().clone(),
+        given,
+    }
+}
+
 #[test]
 fn chats_have_the_ids_of_the_reference() {
     let Some(checkpoint) = shared("oracle/ckpt/mixtral-s1") else {
@@ -442,14 +452,14 @@ fn chats_have_the_ids_of_the_reference() {
             if case["template"] != *family {
                 continue;
             }
-            let messages = fixture["chats"][case["chat"].as_str().unwrap()].as_array().unwrap();
+            let chat = chat(&fixture["chats"][case["chat"].as_str().unwrap()]);
             match case.get("ids") {
                 Some(expected) => {
-                    let found = tokenizer.encode_chat(messages).unwrap();
+                    let found = tokenizer.encode_chat(&chat).unwrap();
                     assert_eq!(found, ids(expected), "{family}, {}", case["chat"]);
                     compared += 1;
                 }
-                None => assert!(tokenizer.encode_chat(messages).is_err()),
+                None => assert!(tokenizer.encode_chat(&chat).is_err()),
             }
         }
     }
@@ -461,7 +471,7 @@ fn a_chat_template_is_found_where_checkpoints_keep_it() {
     let Some(checkpoint) = shared("oracle/ckpt/olmoe-s1") else {
         return;
     };
-    let messages = [serde_json::json!({"role": "user", "content": "a"})];
+    let messages = chat(&serde_json::json!([{"role": "user", "content": "a"}]));
     let text = |files: &[(&str, &str)]| with_files(&checkpoint, files).1.and_then(|t| t.chat_text(&messages));
     let none = text(&[]).unwrap_err().to_string();
     assert!(

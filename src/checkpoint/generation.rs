@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::fields::{read_json, Fields};
 
-/// Hugging Face's `max_length` where nothing else is said.
-const DEFAULT_MAX_LENGTH: usize = 20;
+/// Hugging Face's new tokens where nothing is said.
+const DEFAULT_NEW_TOKENS: usize = 20;
 /// Largest length or count that is taken for meant.
 const MOST: usize = 1 << 30;
 
@@ -130,13 +130,13 @@ impl GenerationDefaults {
 
     /// Longest output, the `start` tokens before the first generated one included.
     ///
-    /// Hugging Face takes `max_length` 20 for unset and then allows 20 new tokens (`_prepare_generated_length` in
-    /// `generation/utils.py`, transformers 4.57).
+    /// As `_prepare_generated_length` in `generation/utils.py` of transformers 5.23 has it; before version 5 a `max_length`
+    /// of 20 was taken for unset.
     pub fn length_limit(&self, start: usize) -> usize {
         match (self.max_new_tokens, self.max_length) {
             (Some(new), _) => start + new,
-            (None, Some(length)) if length != DEFAULT_MAX_LENGTH => length,
-            _ => start + DEFAULT_MAX_LENGTH,
+            (None, Some(length)) => length,
+            (None, None) => start + DEFAULT_NEW_TOKENS,
         }
     }
 }
@@ -194,6 +194,7 @@ mod tests {
             GenerationDefaults::default()
         );
         assert_eq!(GenerationDefaults::default().length_limit(1), 21);
+        assert_eq!(read(json!({"max_length": 20})).unwrap().length_limit(1), 20);
     }
 
     #[test]

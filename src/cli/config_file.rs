@@ -1,14 +1,15 @@
 //! `--config FILE.toml`: options in a file, under the long flags' names, e.g. `num-beams = 4` (or `num_beams`).
 //!
 //! Each key becomes an argument before the command line's own ones. A later argument replaces an earlier one, so the
-//! command line wins. Paths in the file are taken from the current folder, as on the command line.
+//! command line wins. A flag that may be given several times takes a list, and none of it where the command line has the
+//! flag. Paths in the file are taken from the current folder, as on the command line.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 use toml::Value;
 
 use crate::metrics::edit_distance::levenshtein;
@@ -37,7 +38,7 @@ pub fn expand(program: &Command, mut arguments: Vec<OsString>) -> Result<Vec<OsS
         path.display()
     );
     let text = fs::read_to_string(&path).with_context(|| format!("--config {}: cannot be read", path.display()))?;
-    let options = options(command, &path, &text)?;
+    let options = options(command, &path, &text, &arguments[2..])?;
     arguments.splice(2..2, options);
     Ok(arguments)
 }
@@ -59,8 +60,8 @@ fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
     found
 }
 
-/// The file's keys as arguments, in the file's order.
-fn options(command: &Command, path: &Path, text: &str) -> Result<Vec<OsString>> {
+/// The file's keys as arguments, in the file's order; `line` are those of the command line.
+fn options(command: &Command, path: &Path, text: &str, line: &[OsString]) -> Result<Vec<OsString>> {
     // Its error shows the line and the place in it, over several lines; one line is what an error has here.
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
@@ -87,12 +88,36 @@ fn options(command: &Command, path: &Path, text: &str) -> Result<Vec<OsString>> 
         let Some(flag) = flag(command, &name) else {
             return Err(unknown(command, path, key, &name));
         };
-        let text = as_text(flag, value).with_context(|| format!("--config {}: key {key:?}", path.display()))?;
-        let argument = OsString::from(format!("--{name}={text}"));
-        accept(flag, &argument).with_context(|| format!("--config {}: key {key:?}", path.display()))?;
-        arguments.push(argument);
+        let place = || format!("--config {}: key {key:?}", path.display());
+        let texts = match value {
+            Value::Array(items) if is_repeated(flag) => {
+                let items = items.iter().map(|item| as_text(flag, item));
+                items.collect::<Result<_>>().with_context(place)?
+            }
+            value => vec![as_text(flag, value).with_context(place)?],
+        };
+        let own: Vec<OsString> = texts.iter().map(|text| format!("--{name}={text}").into()).collect();
+        own.iter()
+            .try_for_each(|argument| accept(flag, argument))
+            .with_context(place)?;
+        // Another one of these would be added to the file's, not replace them.
+        if !(is_repeated(flag) && is_on(line, &name)) {
+            arguments.extend(own);
+        }
     }
     Ok(arguments)
+}
+
+/// Whether each time that a flag is given adds to the others.
+fn is_repeated(flag: &Arg) -> bool {
+    matches!(flag.get_action(), ArgAction::Append)
+}
+
+/// Whether the command line has a flag of this long name.
+fn is_on(line: &[OsString], name: &str) -> bool {
+    let flags = line.iter().take_while(|argument| *argument != "--");
+    let mut names = flags.filter_map(|argument| argument.to_str()?.strip_prefix("--"));
+    names.any(|flag| flag.split('=').next() == Some(name))
 }
 
 /// The flag of this long name.
@@ -144,11 +169,16 @@ fn as_text(flag: &Arg, value: &Value) -> Result<String> {
         ("BOOL", value) => value.as_bool().map(|truth| truth.to_string()),
         (_, Value::Boolean(truth)) if takes_truth => Some(truth.to_string()),
         (_, Value::String(text)) => Some(text.clone()),
-        (_, Value::Array(items)) if is_list => items
-            .iter()
-            .map(Value::as_str)
-            .collect::<Option<Vec<_>>>()
-            .map(|i| i.join(",")),
+        (_, Value::Array(items)) if is_list => {
+            let texts = items.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+            if let Some(text) = texts.iter().flatten().find(|text| text.contains(',')) {
+                bail!(
+                    "{text:?} in a list: commas divide what --{} takes",
+                    flag.get_long().unwrap_or_default()
+                );
+            }
+            texts.map(|texts| texts.join(","))
+        }
         _ => None,
     };
     let Some(text) = text else {
@@ -158,7 +188,7 @@ fn as_text(flag: &Arg, value: &Value) -> Result<String> {
             "SIZE|auto" => "an amount of memory such as '2G', or 'auto'",
             "X" => "a number",
             "BOOL" => "true or false",
-            _ if is_list => "a string or a list of strings",
+            _ if is_list || is_repeated(flag) => "a string or a list of strings",
             _ => "a string in quotes",
         };
         bail!("found {} {value}, expected {wanted}", value.type_str());
@@ -265,6 +295,43 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_that_may_be_repeated_takes_a_list() {
+        let stop = |toml: &str, line: &[&str]| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("job.toml");
+            fs::write(&path, toml).unwrap();
+            let path = path.display().to_string();
+            let start = ["sluice", "generate", "in.txt", "-m", "m", "-o", "o", "--config", &path];
+            match parse(start.iter().chain(line)).map(|cli| cli.command) {
+                Ok(Command::Generate(arguments)) => Ok(arguments.stop),
+                Ok(_) => panic!("not generate"),
+                Err(error) => Err(crate::cli::exit::message(&error)),
+            }
+        };
+        for (toml, line, taken) in [
+            ("stop = ['a, b', \"\\n\"]", &[][..], &["a, b", "\n"][..]),
+            ("stop = 'a'", &[], &["a"]),
+            ("stop = []", &[], &[]),
+            ("stop = ['--', '-x']", &[], &["--", "-x"]),
+            ("stop = ['a', 'b']", &["--stop", "c", "--stop=d"], &["c", "d"]),
+            ("stop = ['a', 'b']", &["--min-new-tokens", "1"], &["a", "b"]),
+        ] {
+            assert_eq!(stop(toml, line).unwrap(), taken, "{toml} {line:?}");
+        }
+        for (toml, part) in [
+            (
+                "stop = ['a', 3]",
+                "found integer 3, expected a string or a list of strings",
+            ),
+            ("stop = [['a']]", "found array"),
+            ("stop = true", "a list of strings"),
+        ] {
+            let message = stop(toml, &[]).unwrap_err();
+            assert!(message.contains("key \"stop\"") && message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_names_file_and_key() {
         for (toml, parts) in [
             ("num-beam = 4", ["unknown key \"num-beam\"", "\"num-beams\""]),
@@ -275,6 +342,7 @@ mod tests {
             ("scores = 'yes'", ["key \"scores\"", "true or false"]),
             ("scores = 1", ["key \"scores\"", "true or false"]),
             ("target = [1]", ["key \"target\"", "list of strings"]),
+            ("references = ['a', 'b,c']", ["key \"references\"", "commas divide"]),
             ("model = 3", ["key \"model\"", "a string in quotes"]),
             ("dtype = 'f16'", ["key \"dtype\"", "bf16"]),
             ("input = 'a'", ["key \"input\"", "command line"]),

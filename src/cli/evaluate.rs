@@ -49,7 +49,8 @@ pub struct EvaluateArgs {
     #[arg(long, value_enum, value_name = "NAME,...", value_delimiter = ',', num_args = 1.., help_heading = "Metrics")]
     pub metrics: Vec<MetricName>,
 
-    /// Tokens of BLEU: 13a, intl, zh, char, none, or spm:FILE for the pieces of a tokenizer.json
+    /// Tokens of BLEU: 13a, intl, zh, char, none, or spm:FILE for the pieces of a sentencepiece .model (sacreBLEU's flores200 and
+    /// the like) or a tokenizer.json
     #[arg(long, value_name = "TOKENIZER", default_value = "13a", value_parser = tokenize, help_heading = "Metrics")]
     pub tokenize: Tokenize,
 
@@ -62,7 +63,7 @@ pub struct EvaluateArgs {
     pub smooth_method: SmoothMethod,
 
     /// BLEU: value of the methods floor (default 0.1) and add-k (default 1)
-    #[arg(long, value_name = "X", value_parser = not_negative, allow_negative_numbers = true, help_heading = "Metrics")]
+    #[arg(long, value_name = "X", value_parser = not_negative, help_heading = "Metrics")]
     pub smooth_value: Option<f64>,
 
     /// BLEU: leave out orders of n-grams that the outputs are too short for
@@ -112,7 +113,7 @@ pub enum MetricName {
 pub enum Tokenize {
     /// By a tokenizer of this name.
     Named(&'static str),
-    /// The pieces of a `tokenizer.json`.
+    /// The pieces of a `.model` or a `tokenizer.json`.
     Spm(PathBuf),
 }
 

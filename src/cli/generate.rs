@@ -12,8 +12,8 @@ use super::value::{count, finite, MANY};
 
 /// What stands under `sluice generate --help`.
 pub const AFTER_HELP: &str = "\
-Prompts: a line each, or JSONL with prompt, prompt_token_ids or messages (through the checkpoint's chat template), and, where
-wanted, custom_id, max_tokens, seed and stop.
+Prompts: a line each, or JSONL with prompt, prompt_token_ids or messages (through the checkpoint's chat template, with tools),
+and, where wanted, custom_id, max_tokens, seed and stop; other settings are for all rows.
 Stopped or killed, a run goes on where it was when the same command is started again, on any number of ranks.
 Exit codes: 0 done, 1 some rows failed, 2 refused or failed, 128+n after signal n (see sluice --help).
 
@@ -46,7 +46,7 @@ pub struct GenerateArgs {
     pub generation: GenerationArgs,
 
     /// Draw tokens, logits divided by this; 0 takes the likeliest. Default: 1 where another flag of sampling is given, else 0
-    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
     pub temperature: Option<f32>,
 
     /// Draw from the N likeliest tokens only; 0, the default, takes all
@@ -54,19 +54,32 @@ pub struct GenerateArgs {
     pub top_k: Option<usize>,
 
     /// Draw from the fewest likeliest tokens whose probabilities come to this. Default: 1, all
-    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
     pub top_p: Option<f32>,
 
     /// Draw from tokens that are at least this probable, in parts of the likeliest one's probability. Default:
     /// 0, all
-    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Sampling")]
     pub min_p: Option<f32>,
 
     /// Where random numbers begin; each row has its own, so that results don't depend on ranks or order. Default: 0
-    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    #[arg(long, value_name = "N", value_parser = seed, help_heading = "Sampling")]
     pub seed: Option<u64>,
 
     /// End an output where this text comes, and cut it there; may be given several times
-    #[arg(long, value_name = "TEXT", action = ArgAction::Append, num_args = 1, help_heading = "Generation")]
+    #[arg(long, value_name = "TEXT", value_parser = stop, action = ArgAction::Append, num_args = 1)]
+    #[arg(help_heading = "Generation")]
     pub stop: Vec<String>,
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("it must be a whole number from 0 to {}", u64::MAX))
+}
+
+fn stop(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("an empty text would end every output at once: leave it out".to_owned()),
+        text => Ok(text.to_owned()),
+    }
 }

@@ -16,18 +16,20 @@ pub struct GenerationArgs {
     #[arg(long, value_name = "N", value_parser = count(1, MANY), help_heading = "Generation")]
     pub max_new_tokens: Option<usize>,
 
-    /// Shortest output in generated tokens. Default: generation_config.json, else none
+    /// Shortest output in generated tokens. Default: generation_config.json's min_new_tokens, else its min_length, which
+    /// counts the decoder's start token, or the prompt of a decoder-only model
     #[arg(long, value_name = "N", value_parser = count(0, MANY), help_heading = "Generation")]
     pub min_new_tokens: Option<usize>,
 
     /// Longest output in tokens, the decoder's start token, or the prompt of a decoder-only model, included. Default:
-    /// generation_config.json, else 20; generate doesn't go by that file's, but by --max-new-tokens, or 128 new tokens
+    /// generation_config.json, else 20 behind the start token. Generate has 128 new tokens instead where that file says
+    /// nothing, or something that counts prompts
     #[arg(long, value_name = "N", value_parser = count(2, MANY), help_heading = "Generation")]
     pub max_length: Option<usize>,
 
     /// Beam scores are divided by length to this power: above 0 favours longer outputs. Default:
     /// generation_config.json, else 1.0
-    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true, help_heading = "Generation")]
+    #[arg(long, value_name = "X", value_parser = finite, help_heading = "Generation")]
     pub length_penalty: Option<f32>,
 
     /// When beam search ends: true at num-beams finished outputs; false when a better one is unlikely; never when it

@@ -31,7 +31,7 @@ impl InputArgs {
             format: self.format,
             field: self.field.clone(),
             columns: self.columns.clone(),
-            id_limit: None,
+            ..Reading::default()
         }
     }
 }

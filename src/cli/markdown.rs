@@ -18,9 +18,9 @@ Written from the program's own definitions (`UPDATE_DOCS=1 cargo test --release 
 const CONFIG: &str = "\
 ## Config file
 
-`--config job.toml` takes options of `translate` from a TOML file. Keys are the long flags' names, with `-` or `_`; the command
-line wins over the file. Switches are `true` or `false`, several values a list. Paths are taken from the current folder. INPUT
-stands on the command line.
+`--config job.toml` takes options of `translate`, `generate` or `score` from a TOML file. Keys are the long flags' names, with `-` or
+`_`; the command line wins over the file. Switches are `true` or `false`, several values a list, also those of a flag that is
+given several times (`stop = [\"\\n\", \"Q:\"]`). Paths are taken from the current folder. INPUT stands on the command line.
 
 ```toml
 model = \"inputs/en-fr-de\"

@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 pub use evaluate::EvaluateArgs;
@@ -128,6 +128,15 @@ pub struct DoctorArgs {
     pub model: Option<PathBuf>,
 }
 
+/// The whole command line. A number below 0 is a value like others, so that the flag that has it says what it takes.
+fn command() -> clap::Command {
+    let of_flag = |flag: Arg| match flag.is_positional() || !flag.get_action().takes_values() {
+        true => flag,
+        false => flag.allow_negative_numbers(true),
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(of_flag))
+}
+
 /// Parses the arguments (the program's name first), with the config file that they name put before them, and checks
 /// what can be checked without touching files.
 ///
@@ -140,8 +149,9 @@ where
     T: Into<OsString>,
 {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let arguments = config_file::expand(&Cli::command(), arguments)?;
-    let cli = Cli::try_parse_from(arguments)?;
+    let command = command();
+    let arguments = config_file::expand(&command, arguments)?;
+    let cli = Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
     match &cli.command {
         Command::Translate(arguments) => check::translate(arguments)?,
         Command::Generate(arguments) => check::generate(arguments)?,
@@ -171,6 +181,34 @@ mod tests {
                 assert!(flag.get_help_heading().is_some(), "{name} has no heading");
             }
         }
+    }
+
+    #[test]
+    fn a_number_below_zero_is_a_value_that_the_flag_judges() {
+        for (line, said) in [
+            ("score in -m m -o o --window -5", "from 1 to"),
+            ("score in -m m -o o --top -1", "from 0 to"),
+            ("score in -m m -o o --segment-seconds -1", "seconds from"),
+            (
+                "generate in -m m -o o --seed -1",
+                "a whole number from 0 to 18446744073709551615",
+            ),
+            (
+                "generate in -m m -o o --seed 18446744073709551616",
+                "a whole number from 0",
+            ),
+            ("generate in -m m -o o --top-k -1", "from 0 to"),
+            ("generate in -m m -o o --stop=", "at once"),
+        ] {
+            let error = parse(["sluice"].into_iter().chain(line.split(' '))).unwrap_err();
+            let message = exit::message(&error);
+            assert!(message.contains(said) && !message.contains("unexpected"), "{message}");
+        }
+        let parsed = parse("sluice generate in -m m -o o --length-penalty -1.5 --temperature 1".split(' '));
+        let Command::Generate(args) = parsed.unwrap().command else {
+            panic!("not generate")
+        };
+        assert_eq!(args.generation.length_penalty, Some(-1.5));
     }
 
     #[test]

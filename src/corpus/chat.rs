@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::record::Chat;
 use crate::checkpoint::read_json;
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{context, Environment, Error, ErrorKind};
@@ -27,7 +28,7 @@ pub struct ChatTemplate {
     /// The file that it is from.
     path: PathBuf,
     environment: Environment<'static>,
-    tells_time: bool,
+    source: String,
 }
 
 impl ChatTemplate {
@@ -74,7 +75,7 @@ impl ChatTemplate {
         let mut template = ChatTemplate {
             path,
             environment,
-            tells_time: source.contains("strftime_now"),
+            source: source.into_owned(),
         };
         template.set_time(jiff::Timestamp::now());
         Ok(template)
@@ -82,7 +83,25 @@ impl ChatTemplate {
 
     /// Whether the text of a chat tells the date or time (UTC): that at which the template was read, or the one set.
     pub fn tells_time(&self) -> bool {
-        self.tells_time
+        self.reads("strftime_now")
+    }
+
+    /// Whether the template reads what it may be given under this name.
+    pub fn reads(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+
+    /// Refuses tools and documents, which belong to what is asked, where the template does not read them.
+    ///
+    /// # Errors
+    /// Names them.
+    pub fn check(&self, name: &str) -> Result<()> {
+        ensure!(
+            self.reads(name) || !["tools", "documents"].contains(&name),
+            "{}: the chat template does not read `{name}`: leave `{name}` out, or write what it says into the messages",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// Sets the time that is told, so that all ranks tell the same.
@@ -97,13 +116,13 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The template fails, or refuses these messages.
-    pub(crate) fn render(&self, messages: &[Value], named: &BTreeMap<String, String>) -> Result<String> {
-        let messages: Vec<Value> = messages.iter().map(as_the_reference_gives_it).collect();
+    pub(crate) fn render(&self, chat: &Chat, named: &BTreeMap<String, String>) -> Result<String> {
+        chat.given.keys().try_for_each(|name| self.check(name))?;
+        let messages: Vec<Value> = chat.messages.iter().map(as_the_reference_gives_it).collect();
         let given = context! {
-            messages => Serde(messages),
-            tools => (),
-            documents => (),
-            add_generation_prompt => true,
+            ..context! { messages => Serde(messages), add_generation_prompt => true },
+            ..minijinja::Value::from(Serde(&chat.given)),
+            ..context! { tools => (), documents => () },
             ..minijinja::Value::from(Serde(named))
         };
         self.environment
@@ -204,6 +223,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// A chat of the fixture: a list of messages, or an object with what else the template is given.
+    fn chat(stored: &Value) -> Chat {
+        let mut given = stored.as_object().cloned().unwrap_or_default();
+        let messages = given.remove("messages").unwrap_or(stored.clone());
+        Chat {
+            messages: messages.as_array().unwrap().clone(),
+            given,
+        }
+    }
+
     fn template(source: &str) -> ChatTemplate {
         ChatTemplate::new(PathBuf::from("config.json"), source).unwrap()
     }
@@ -216,7 +245,7 @@ mod tests {
         for case in fixture["cases"].as_array().unwrap() {
             let (family, chat) = (case["template"].as_str().unwrap(), case["chat"].as_str().unwrap());
             let template = template(fixture["templates"][family].as_str().unwrap());
-            let found = template.render(fixture["chats"][chat].as_array().unwrap(), &named);
+            let found = template.render(&self::chat(&fixture["chats"][chat]), &named);
             match (found, case.get("text")) {
                 (Ok(text), Some(expected)) => assert_eq!(text, expected.as_str().unwrap(), "{family}, {chat}"),
                 (Err(e), None) => {
@@ -232,15 +261,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_template_would_lose_is_refused() {
+        let with = |name: &str| Chat {
+            given: Map::from_iter([(name.to_owned(), json!([{"name": "f"}]))]),
+            ..Chat::default()
+        };
+        let render = |source: &str, name: &str| template(source).render(&with(name), &BTreeMap::new());
+        assert_eq!(render("{{ tools[0].name }}", "tools").unwrap(), "f");
+        assert_eq!(render("a", "enable_thinking").unwrap(), "a");
+        for name in ["tools", "documents"] {
+            let message = render("a", name).unwrap_err().to_string();
+            assert!(message.contains(&format!("does not read `{name}`")), "{message}");
+        }
+    }
+
+    #[test]
     fn the_date_can_be_set() {
         let mut template = template("{{ strftime_now('%Y-%m-%d') }}");
         assert!(template.tells_time());
         template.set_time(jiff::Timestamp::from_second(86_400 * 365).unwrap());
-        assert_eq!(template.render(&[], &BTreeMap::new()).unwrap(), "1971-01-01");
+        assert_eq!(
+            template.render(&Chat::default(), &BTreeMap::new()).unwrap(),
+            "1971-01-01"
+        );
         template.set_time(jiff::Timestamp::UNIX_EPOCH);
-        assert_eq!(template.render(&[], &BTreeMap::new()).unwrap(), "1970-01-01");
+        assert_eq!(
+            template.render(&Chat::default(), &BTreeMap::new()).unwrap(),
+            "1970-01-01"
+        );
         let bad = self::template("{{ strftime_now('%!') }}");
-        assert!(bad.render(&[], &BTreeMap::new()).is_err());
+        assert!(bad.render(&Chat::default(), &BTreeMap::new()).is_err());
     }
 
     #[test]

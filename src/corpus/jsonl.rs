@@ -53,7 +53,22 @@ fn text(object: &Object, reading: &Reading) -> Result<String, String> {
         .iter()
         .find(|name| object.contains_key(**name))
         .unwrap_or(&names[0]);
-    string(object.get(*name), name)
+    match object.get(*name) {
+        None => Err(absent(object, name, reading)),
+        value => string(value, name),
+    }
+}
+
+/// What to say of a row without its text.
+fn absent(object: &Object, name: &str, reading: &Reading) -> String {
+    let known = [Role::Id, Role::SourceLang, Role::TargetLang, Role::Target].map(|role| role.names(reading.kind));
+    let known = known.concat();
+    let others = object.iter().filter(|(other, _)| !known.contains(&other.as_str()));
+    let longest = others.max_by_key(|(_, value)| value.as_str().map(str::len));
+    match longest.filter(|(_, value)| value.is_string()) {
+        Some((other, _)) => format!("the object has no field `{name}`; --field NAME takes another, such as `{other}`"),
+        None => format!("the object has no field `{name}`"),
+    }
 }
 
 /// The member at a path: `a.b` is the member of this name, else member `b` of the object `a`.
@@ -94,7 +109,7 @@ pub(crate) fn first<T>(
 /// The escape `\u0000` is legal JSON; the strings of the results end at a NUL.
 fn refuse_nul(record: &Record) -> Result<(), String> {
     let in_chat = match &record.prompt {
-        Prompt::Messages(messages) => messages.iter().any(has_nul),
+        Prompt::Messages(chat) => chat.messages.iter().chain(chat.given.values()).any(has_nul),
         Prompt::Text | Prompt::Ids(_) => false,
     };
     let fields = [&record.id, &record.target, &record.source_lang, &record.target_lang];
@@ -160,7 +175,11 @@ mod tests {
         for (bad, what) in [
             (r#"{"text": "a""#, "not JSON: EOF while parsing an object at column"),
             (r#"["a"]"#, "not a JSON object"),
-            (r#"{"id": "a"}"#, "no field `text`"),
+            (r#"{"id": 3}"#, "no field `text`"),
+            (
+                r#"{"id": 3, "prompt": "a"}"#,
+                "no field `text`; --field NAME takes another, such as `prompt`",
+            ),
             (r#"{"text": null}"#, "`text` is null"),
             (r#"{"text": "a", "source_lang": 3}"#, "`source_lang` is a number"),
             (r#"{"text": "a", "id": [3]}"#, "`id` is a list"),

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::jsonl::{at, first, kind, string, Object};
+use super::jsonl::{at, kind, string, Object};
 use super::reading::Reading;
-use super::record::{Prompt, Record, RowSettings};
+use super::record::{Chat, Prompt, Record};
+use super::settings::settings;
 
 /// Members that a prompt can be in; of `text` only where there is none of the others.
 const PROMPTS: [&str; 4] = ["messages", "prompt", "prompt_token_ids", "text"];
@@ -38,12 +39,12 @@ pub(crate) fn prompt(object: &Object, reading: &Reading) -> Result<Record, Strin
     let wrong = |wanted: &str| Err(format!("`{name}` is {}, not {wanted}", kind(value)));
     let any = reading.field.is_some() || name == "prompt";
     let prompt = match (name, value) {
-        ("messages", Value::Array(messages)) => Prompt::Messages(chat(name, messages)?),
+        ("messages", Value::Array(messages)) => Prompt::Messages(chat(name, messages, holder)?),
         ("messages", _) => return wrong("a list of {\"role\", \"content\"}"),
         ("prompt_token_ids", Value::Array(ids)) => Prompt::Ids(token_ids(name, ids, reading.id_limit)?),
         ("prompt_token_ids", _) => return wrong("a list of token ids"),
         (_, Value::Array(all)) if any && all.first().is_some_and(Value::is_object) => {
-            Prompt::Messages(chat(name, all)?)
+            Prompt::Messages(chat(name, all, holder)?)
         }
         (_, Value::Array(ids)) if any => Prompt::Ids(token_ids(name, ids, reading.id_limit)?),
         _ => Prompt::Text,
@@ -54,25 +55,86 @@ pub(crate) fn prompt(object: &Object, reading: &Reading) -> Result<Record, Strin
             Prompt::Ids(_) | Prompt::Messages(_) => value.to_string(),
         },
         prompt,
-        settings: settings(holder)?,
+        settings: settings(holder, &reading.of_all)?,
         ..Record::default()
     })
 }
 
-/// Messages, each with a role and a content; what else they have is handed to the chat template.
-fn chat(name: &str, messages: &[Value]) -> Result<Vec<Value>, String> {
+/// Members, beside `chat_template_kwargs`, that a chat template is given under their own names.
+const GIVEN: [&str; 3] = ["tools", "documents", "reasoning_effort"];
+
+/// Messages, each with a role and a content; what else they have is handed to the chat template, with the `tools` and the
+/// like of their request.
+fn chat(name: &str, messages: &[Value], holder: &Object) -> Result<Chat, String> {
     if messages.is_empty() {
         return Err(format!("`{name}` is empty: give at least one message"));
     }
-    for (i, message) in messages.iter().enumerate() {
-        let Value::Object(message) = message else {
-            return Err(format!("`{name}[{i}]` is {}, not an object", kind(message)));
+    let messages = messages.iter().enumerate();
+    let messages = messages.map(|(i, message)| self::message(&format!("{name}[{i}]"), message));
+    Ok(Chat {
+        messages: messages.collect::<Result<_, _>>()?,
+        given: given(holder)?,
+    })
+}
+
+/// A message, the text of its parts put together: most templates take strings only.
+fn message(name: &str, message: &Value) -> Result<Value, String> {
+    let Value::Object(members) = message else {
+        return Err(format!("`{name}` is {}, not an object", kind(message)));
+    };
+    string(members.get("role"), &format!("{name}.role"))?;
+    let mut members = members.clone();
+    let calls = members.get("tool_calls").and_then(Value::as_array);
+    let text = match members.get("content") {
+        Some(Value::Array(parts)) => text_of_parts(&format!("{name}.content"), parts)?,
+        None | Some(Value::Null) if calls.is_some_and(|calls| !calls.is_empty()) => return Ok(members.into()),
+        content => string(content, &format!("{name}.content"))?,
+    };
+    members.insert("content".to_owned(), text.into());
+    Ok(members.into())
+}
+
+/// The text of a content that is a list of parts, one behind the other with nothing between them.
+fn text_of_parts(name: &str, parts: &[Value]) -> Result<String, String> {
+    let text = |(i, part): (usize, &Value)| {
+        let Value::Object(members) = part else {
+            return string(Some(part), &format!("{name}[{i}]"));
         };
-        for part in ["role", "content"] {
-            string(message.get(part), &format!("{name}[{i}].{part}"))?;
+        match members.get("type").and_then(Value::as_str) {
+            Some("text" | "input_text" | "output_text") => string(members.get("text"), &format!("{name}[{i}].text")),
+            Some(other) => Err(format!(
+                "`{name}[{i}]` is of type `{other}`: only text is read; take it out, or give what it says as text"
+            )),
+            None => Err(format!(
+                "`{name}[{i}]` has no `type`: write {{\"type\": \"text\", \"text\": \"...\"}}"
+            )),
+        }
+    };
+    parts.iter().enumerate().map(text).collect()
+}
+
+/// What a chat's template is given beside the messages.
+fn given(holder: &Object) -> Result<Object, String> {
+    let mut given = match holder.get("chat_template_kwargs") {
+        None | Some(Value::Null) => Object::new(),
+        Some(Value::Object(given)) => given.clone(),
+        Some(other) => return Err(format!("`chat_template_kwargs` is {}, not an object", kind(other))),
+    };
+    for name in GIVEN {
+        match holder.get(name) {
+            None | Some(Value::Null) => {}
+            Some(Value::Array(none)) if none.is_empty() => {}
+            Some(Value::Array(all)) if name != "reasoning_effort" && all.iter().all(Value::is_object) => {
+                given.insert(name.to_owned(), all.clone().into());
+            }
+            Some(Value::String(effort)) if name == "reasoning_effort" => {
+                given.insert(name.to_owned(), effort.clone().into());
+            }
+            Some(_) if name == "reasoning_effort" => return Err(format!("`{name}` is not a string")),
+            Some(_) => return Err(format!("`{name}` is not a list of objects")),
         }
     }
-    Ok(messages.to_vec())
+    Ok(given)
 }
 
 fn token_ids(name: &str, ids: &[Value], limit: Option<u32>) -> Result<Vec<u32>, String> {
@@ -89,43 +151,13 @@ fn token_ids(name: &str, ids: &[Value], limit: Option<u32>) -> Result<Vec<u32>, 
     ids.iter().enumerate().map(read).collect()
 }
 
-/// What the row asks for instead of the job's settings.
-fn settings(object: &Object) -> Result<RowSettings, String> {
-    let limits = ["max_new_tokens", "max_tokens", "max_completion_tokens"];
-    let max_new_tokens = first(object, &limits, |name, value| {
-        let limit = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-        limit
-            .map(Some)
-            .ok_or_else(|| format!("`{name}` is {value}, not a whole number from 1"))
-    })?;
-    let seed = first(object, &["seed"], |_, value| {
-        let wrong = || format!("`seed` is {value}, not a whole number from 0");
-        value.as_u64().map(Some).ok_or_else(wrong)
-    })?;
-    let stop = first(object, &["stop"], |_, value| {
-        let strings = match value {
-            Value::Array(all) => all.iter().map(Value::as_str).collect::<Option<Vec<_>>>(),
-            other => other.as_str().map(|one| vec![one]),
-        };
-        match strings {
-            Some(strings) if strings.iter().all(|s| !s.is_empty()) => {
-                Ok(Some(strings.into_iter().map(str::to_owned).collect()))
-            }
-            _ => Err("`stop` is not a string or a list of strings, none of them empty".to_owned()),
-        }
-    })?;
-    Ok(RowSettings {
-        max_new_tokens,
-        seed,
-        stop: stop.unwrap_or_default(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::jsonl::row;
     use super::super::reading::Kind;
+    use super::super::settings::RowSettings;
     use super::*;
+    use serde_json::json;
 
     fn read(line: &str) -> Record {
         row(line, &Reading::of(Kind::Prompts)).unwrap()
@@ -153,10 +185,10 @@ mod tests {
         let chat = r#"[{"role":"user","content":"hi","name":"n"}]"#;
         let record = read(&format!(r#"{{"messages": {chat}}}"#));
         assert_eq!(record.text, chat);
-        let Prompt::Messages(messages) = record.prompt else {
+        let Prompt::Messages(chat) = record.prompt else {
             panic!("no messages")
         };
-        assert_eq!(messages[0]["name"], "n");
+        assert_eq!((chat.messages[0]["name"].as_str(), chat.given.len()), (Some("n"), 0));
         for (bad, what) in [
             (r#"{"id": 3}"#, "no prompt"),
             (r#"{"prompt": "a", "messages": []}"#, "both `messages` and `prompt`"),
@@ -192,6 +224,53 @@ mod tests {
     }
 
     #[test]
+    fn a_content_may_come_in_parts_and_tools_with_it() {
+        let chat = |members: &str| -> Result<Chat, String> {
+            match row(&format!("{{{members}}}"), &Reading::of(Kind::Prompts))?.prompt {
+                Prompt::Messages(chat) => Ok(chat),
+                other => panic!("{other:?}"),
+            }
+        };
+        let parts = r#"[{"type": "text", "text": "a b"}, "c", {"type": "input_text", "text": "\n"}]"#;
+        let user = |content: &str| format!(r#""messages": [{{"role": "user", "content": {content}}}]"#);
+        assert_eq!(chat(&user(parts)).unwrap().messages[0]["content"], "a bc\n");
+        assert_eq!(chat(&user("[]")).unwrap().messages[0]["content"], "");
+        let called = r#""messages": [{"role": "assistant", "content": null, "tool_calls": [{"id": 1}]}]"#;
+        assert_eq!(chat(called).unwrap().messages[0]["tool_calls"][0]["id"], 1);
+        let given =
+            r#", "tools": [{"type": "function"}], "documents": [], "chat_template_kwargs": {"enable_thinking": false}"#;
+        let given = chat(&(user("\"a\"") + given)).unwrap().given;
+        assert_eq!(
+            Value::from(given),
+            json!({"tools": [{"type": "function"}], "enable_thinking": false})
+        );
+        for (bad, what) in [
+            (
+                user(r#"[{"type": "image_url", "image_url": {"url": "u"}}]"#),
+                "`messages[0].content[0]` is of type `image_url`",
+            ),
+            (
+                user(r#"["a", {"text": "b"}]"#),
+                "`messages[0].content[1]` has no `type`",
+            ),
+            (user(r#"[{"type": "text"}]"#), "no field `messages[0].content[0].text`"),
+            (user("null"), "`messages[0].content` is null"),
+            (
+                user("\"a\"") + r#", "tools": "search""#,
+                "`tools` is not a list of objects",
+            ),
+            (
+                user("\"a\"") + r#", "chat_template_kwargs": []"#,
+                "`chat_template_kwargs` is a list",
+            ),
+            (user(r#"[{"type": "text", "text": "\u0000"}]"#), "NUL"),
+        ] {
+            let problem = chat(&bad).unwrap_err();
+            assert!(problem.contains(what), "{bad}: {problem}");
+        }
+    }
+
+    #[test]
     fn a_field_can_hold_any_prompt() {
         let reading = Reading {
             field: Some("in.it".to_owned()),
@@ -219,11 +298,12 @@ mod tests {
             max_new_tokens: Some(7),
             seed: Some(u64::MAX),
             stop: vec!["\n".to_owned()],
+            ..RowSettings::default()
         };
         assert_eq!(asked, expected);
         assert_eq!(settings(r#""max_tokens": 5"#).max_new_tokens, Some(5));
         assert_eq!(settings(r#""stop": ["a", "b"], "seed": null"#).stop, ["a", "b"]);
-        assert_eq!(settings(r#""temperature": "hot""#), RowSettings::default(), "not known");
+        assert_eq!(settings(r#""temperature": "hot", "user": 3"#).in_vain.len(), 1);
         for bad in [
             r#""max_tokens": 0"#,
             r#""max_new_tokens": "7""#,

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{bail, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::format::Format;
 
@@ -35,6 +36,8 @@ pub struct Reading {
     pub columns: Option<ColumnChoice>,
     /// Token ids from here on are in no vocabulary: rows with them cannot be used.
     pub id_limit: Option<u32>,
+    /// Settings of the job by the names that rows of prompts have for them: asking for the same is not in vain.
+    pub of_all: BTreeMap<String, Value>,
 }
 
 /// What a column holds.

@@ -1,11 +1,12 @@
 //! One row of an input, read from one line.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::format::Format;
 use super::jsonl;
 use super::reading::{Kind, Reading};
+use super::settings::RowSettings;
 use super::tsv::{self, Columns};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -42,19 +43,17 @@ pub enum Prompt {
     Text,
     /// As token ids, `[tokens]`, to which nothing is added.
     Ids(Vec<u32>),
-    /// As messages of a chat, objects with `role` and `content`, at least one: see `Tokenizer::chat`.
-    Messages(Vec<Value>),
+    /// As messages of a chat: see `Tokenizer::encode_chat`.
+    Messages(Chat),
 }
 
-/// What a row asks for instead of the job's settings.
+/// A chat, and what its template is given beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowSettings {
-    /// The most tokens to generate, at least 1: `max_new_tokens`, `max_tokens` or `max_completion_tokens`.
-    pub max_new_tokens: Option<u32>,
-    /// Where its random numbers begin.
-    pub seed: Option<u64>,
-    /// Strings that end its text, none of them empty; no strings: the job's.
-    pub stop: Vec<String>,
+pub struct Chat {
+    /// Objects with `role` and `content`, at least one.
+    pub messages: Vec<Value>,
+    /// `tools`, `documents`, and what else the template may read, by name.
+    pub given: Map<String, Value>,
 }
 
 impl Record {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{Format, Packing};
 use super::reading::Reading;
+use super::settings::InVain;
 use super::tsv::Columns;
 
 /// The size of a window: whichever limit is reached first closes it. A window has at least one row.
@@ -125,6 +126,10 @@ pub struct Scan {
     pub target_langs: BTreeMap<String, u64>,
     /// The first row whose prompt is a chat, which needs a chat template.
     pub chat: Option<u64>,
+    /// What chat templates are to be given beside messages, by name, each with the first such row.
+    pub given: BTreeMap<String, u64>,
+    /// Settings that rows ask for in vain.
+    pub in_vain: BTreeMap<String, InVain>,
 }
 
 impl Scan {

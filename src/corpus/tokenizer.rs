@@ -10,6 +10,7 @@ use tokenizers::Tokenizer as Library;
 
 use super::chat::ChatTemplate;
 use super::prefix;
+use super::record::Chat;
 
 /// A `model_max_length` from here on means that there is none (transformers writes 1e30 for "unlimited").
 const UNLIMITED: f64 = 1e9;
@@ -134,16 +135,16 @@ impl Tokenizer {
     ///
     /// # Errors
     /// There is no template, it refuses these messages, or the text cannot be tokenized.
-    pub fn encode_chat(&self, messages: &[Value]) -> Result<Vec<u32>> {
-        self.encode(&self.chat_text(messages)?, false)
+    pub fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>> {
+        self.encode(&self.chat_text(chat)?, false)
     }
 
     /// The text of a chat by the checkpoint's template.
     ///
     /// # Errors
     /// There is no template, or it refuses these messages.
-    pub fn chat_text(&self, messages: &[Value]) -> Result<String> {
-        self.chat_template()?.render(messages, &self.named)
+    pub fn chat_text(&self, chat: &Chat) -> Result<String> {
+        self.chat_template()?.render(chat, &self.named)
     }
 
     /// The checkpoint's chat template.

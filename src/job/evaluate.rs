@@ -13,6 +13,7 @@ use crate::metrics::measure::{Figure, Measure};
 use crate::metrics::perplexity::Sums;
 use crate::results::{Results, Row, Status};
 use anyhow::{bail, ensure, Context, Result};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ struct System {
 struct Scored {
     file: PathBuf,
     model_sha256: String,
+    /// Window, stride and prefix: which tokens have a score, and with how much before them.
+    windows: [Value; 3],
     statuses: [u64; Status::ALL.len()],
     sums: Sums,
 }
@@ -208,7 +211,12 @@ fn compare(results: &Results, groups: &[Group], measures: &[Measure]) -> Result<
     let system = |comparison: Comparison| -> Result<System> {
         let rows: u64 = comparison.statuses.iter().sum();
         if let Some(target) = comparison.group.target.as_ref().filter(|_| rows == 0 && records > 0) {
-            let found: Vec<&str> = languages.keys().map(String::as_str).take(NAMED).collect();
+            let found = languages.keys().map(String::as_str).filter(|code| !code.is_empty());
+            let found: Vec<&str> = found.take(NAMED).collect();
+            ensure!(
+                !found.is_empty(),
+                "{path} has no row of the target language {target}: its rows name none; leave {target} out"
+            );
             bail!(
                 "{path} has no row of the target language {target}: it has {}",
                 found.join(", ")
@@ -303,9 +311,11 @@ fn sum_up(results: &Results) -> Result<Scored> {
             }
         }
     }
+    let setting = |name: &str| results.identity().fields.get(name).cloned().unwrap_or_default();
     Ok(Scored {
         file: results.path().to_owned(),
         model_sha256: results.identity().model_sha256.clone(),
+        windows: ["window", "stride", "prefix_token_id"].map(setting),
         statuses,
         sums,
     })

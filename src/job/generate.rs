@@ -37,6 +37,8 @@ struct Generate<'a> {
     opened: Opened,
     tokenizer: Arc<Tokenizer>,
     settings: Settings,
+    /// Tokens of prompt and output together before which an output may not end; 0 where only the output's count.
+    least_with_prompt: usize,
     stops: Arc<Stops>,
     warnings: Vec<String>,
 }
@@ -54,12 +56,22 @@ impl Generate<'_> {
         };
         opened.check_vocabulary(dir, tokenizer.vocab_size())?;
         let mut defaults = GenerationDefaults::load(dir)?;
-        if args.generation.max_length.is_none() && defaults.max_new_tokens.is_none() {
+        let mut warnings = generation::not_followed(dir, &defaults);
+        let (given, architecture) = (&args.generation, opened.architecture.as_ref());
+        let unsaid = given.max_length.is_none() && defaults.max_new_tokens.is_none();
+        if unsaid && (defaults.max_length.is_none() || !architecture.shape().encoder) {
             // A length that counts the prompt means little for prompts of all lengths.
             defaults.max_new_tokens = Some(MAX_NEW_TOKENS);
+            if let (Some(length), None) = (defaults.max_length, given.max_new_tokens) {
+                let what = format!("max_length = {length}, prompts included");
+                warnings.push(format!(
+                    "{}: outputs have {MAX_NEW_TOKENS} new tokens at most; --max-new-tokens or --max-length says otherwise",
+                    generation::in_vain(dir, &what)
+                ));
+            }
         }
-        let warnings = generation::not_followed(dir, &defaults);
-        let mut settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
+        let least_with_prompt = generation::least_with_prompt(given, &defaults, architecture);
+        let mut settings = generation::settings(given, &defaults, architecture)?;
         settings.sampling = sampling(args)?;
         generation::positions(&args.generation, opened.architecture.shape())?;
         ensure!(
@@ -73,6 +85,7 @@ impl Generate<'_> {
             opened,
             tokenizer: Arc::new(*tokenizer),
             settings,
+            least_with_prompt,
             warnings,
         })
     }
@@ -85,8 +98,67 @@ impl Generate<'_> {
             }
             Prompt::Text => (self.tokenizer.encode(&record.text, true)?, false),
             Prompt::Ids(ids) => (ids.clone(), false),
-            Prompt::Messages(messages) => (self.tokenizer.encode_chat(messages)?, false),
+            Prompt::Messages(chat) => (self.tokenizer.encode_chat(chat)?, false),
         })
+    }
+
+    /// What all rows have: the name under which a row may ask for it, the flag, the value.
+    fn of_all(&self) -> Vec<(&'static str, &'static str, Value)> {
+        let s = &self.settings;
+        let greedy = Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+        };
+        let drawn = s.sampling.unwrap_or(greedy);
+        let least = json!(s.min_length.saturating_sub(1));
+        vec![
+            ("temperature", "--temperature", json!(drawn.temperature)),
+            ("top_k", "--top-k", json!(drawn.top_k)),
+            ("top_p", "--top-p", json!(drawn.top_p)),
+            ("min_p", "--min-p", json!(drawn.min_p)),
+            ("do_sample", "--temperature", json!(s.sampling.is_some())),
+            ("num_beams", "--num-beams", json!(s.beams)),
+            ("use_beam_search", "--num-beams", json!(s.beams > 1)),
+            ("length_penalty", "--length-penalty", json!(s.length_penalty)),
+            (
+                "no_repeat_ngram_size",
+                "--no-repeat-ngram-size",
+                json!(s.no_repeat_ngram),
+            ),
+            ("min_tokens", "--min-new-tokens", least.clone()),
+            ("min_new_tokens", "--min-new-tokens", least),
+            ("logprobs", "--scores", json!(self.args.generation.scores)),
+        ]
+    }
+
+    /// Warnings about what rows ask for and don't get, one a name.
+    fn in_vain(&self, scan: &Scan) -> Vec<String> {
+        let flags = self.of_all();
+        let settings = scan.in_vain.iter().map(|(name, asked)| {
+            let mut value = asked.value.to_string();
+            if value.chars().count() > 40 {
+                value = value.chars().take(40).chain("...".chars()).collect();
+            }
+            let flag = flags.iter().find(|(known, ..)| known == name);
+            let cure = flag.map_or(String::new(), |(_, flag, _)| format!("; {flag} is for all rows"));
+            let rows = match asked.rows {
+                1 => "1 row asks".to_owned(),
+                rows => format!("{rows} rows ask"),
+            };
+            let place = scan.place(asked.row);
+            format!("{place}: `{name}`: {value} is not followed ({rows} for one of its own{cure})")
+        });
+        let template = self.tokenizer.chat_template().ok();
+        let unread = scan
+            .given
+            .iter()
+            .filter(|(name, _)| template.is_some_and(|t| !t.reads(name)));
+        let unread =
+            unread.map(|(name, row)| format!("{}: the chat template does not read `{name}`", scan.place(*row)));
+        settings.chain(unread).collect()
     }
 
     /// The most tokens that may follow a prompt, or why none can.
@@ -175,6 +247,11 @@ impl Task for Generate<'_> {
     fn reading(&self) -> Reading {
         Reading {
             id_limit: Some(self.opened.architecture.shape().vocab_size as u32),
+            of_all: self
+                .of_all()
+                .into_iter()
+                .map(|(name, _, value)| (name.to_owned(), value))
+                .collect(),
             ..self.args.input.reading(Kind::Prompts)
         }
     }
@@ -199,6 +276,7 @@ impl Task for Generate<'_> {
             ("sampling", json!(sampling)),
             ("stop", json!(self.args.stop)),
             ("max_length_counts_prompt", json!(counts_prompt)),
+            ("min_length_with_prompt", json!(self.least_with_prompt)),
         ]);
         fields
     }
@@ -208,13 +286,15 @@ impl Task for Generate<'_> {
     }
 
     fn examine(&self, scan: &Scan) -> Result<()> {
-        match scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
-            Some(row) => {
-                let template = self.tokenizer.chat_template().map(|_| ());
-                template.with_context(|| format!("{}: `messages`", scan.place(row)))
+        if let Some(row) = scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
+            let template = self.tokenizer.chat_template();
+            let template = template.with_context(|| format!("{}: `messages`", scan.place(row)))?;
+            for (name, row) in &scan.given {
+                template.check(name).with_context(|| scan.place(*row).to_string())?;
             }
-            None => Ok(()),
         }
+        self.in_vain(scan).iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(())
     }
 
     fn begin(&mut self, started: i64) {
@@ -281,6 +361,7 @@ impl Task for Generate<'_> {
         let output = Output {
             key: record.index,
             most: Some(most),
+            least: self.least_with_prompt.saturating_sub(ids.len()),
             stops: (!stops.is_empty()).then(|| stops.clone()),
             seed: record.settings.seed,
             credits_source: true,

@@ -17,13 +17,27 @@ use std::path::Path;
 
 /// What `generation_config.json` asks for in vain.
 pub fn not_followed(dir: &Path, defaults: &GenerationDefaults) -> Vec<String> {
-    let warn = |what: &String| {
-        format!(
-            "{}: generation_config.json asks for {what}, which is not followed",
-            dir.display()
-        )
-    };
-    defaults.not_followed.iter().map(warn).collect()
+    defaults.not_followed.iter().map(|what| in_vain(dir, what)).collect()
+}
+
+/// The warning about something that `generation_config.json` asks for in vain.
+pub fn in_vain(dir: &Path, what: &str) -> String {
+    format!(
+        "{}: generation_config.json asks for {what}, which is not followed",
+        dir.display()
+    )
+}
+
+/// Below this length, its prompt included, an output of a decoder-only model may not end: `min_length` of
+/// `generation_config.json`, where nothing says how many new tokens there are to be.
+pub fn least_with_prompt(
+    args: &GenerationArgs,
+    defaults: &GenerationDefaults,
+    architecture: &dyn Architecture,
+) -> usize {
+    let new = args.min_new_tokens.or(defaults.min_new_tokens);
+    let counts_prompt = new.is_none() && !architecture.shape().encoder;
+    defaults.min_length.filter(|_| counts_prompt).unwrap_or(0)
 }
 
 /// The command line over the checkpoint's defaults. Lengths count the decoder's start token.
@@ -36,6 +50,7 @@ pub fn settings(
     architecture: &dyn Architecture,
 ) -> Result<Settings> {
     let (special, vocab_size) = (architecture.special_tokens(), architecture.shape().vocab_size);
+    let encodes = architecture.shape().encoder;
     let max_length = match (args.max_new_tokens, args.max_length) {
         (Some(new), _) => new + 1,
         (None, Some(length)) => length,
@@ -50,11 +65,16 @@ pub fn settings(
         length_penalty.abs() <= 100.0,
         "length penalty {length_penalty} (--length-penalty, or generation_config.json): expected -100 to 100"
     );
-    let least_new = args.min_new_tokens.or(defaults.min_new_tokens).map_or(0, |n| n + 1);
-    let min_length = defaults.min_length.unwrap_or(0).max(least_new);
+    let (asks, min_length) = match (args.min_new_tokens, defaults.min_new_tokens, defaults.min_length) {
+        (Some(new), _, _) => ("--min-new-tokens", new + 1),
+        (None, Some(new), _) => ("generation_config.json: min_new_tokens", new + 1),
+        (None, None, Some(length)) if encodes => ("generation_config.json: min_length", length),
+        (None, None, _) => ("", 0),
+    };
     ensure!(
         min_length <= max_length,
-        "--min-new-tokens: outputs of {} tokens at least and {} at most; lower one or raise --max-new-tokens",
+        "{asks}: outputs of {} tokens at least, and of {} at most (--max-new-tokens, --max-length, or \
+         generation_config.json); give a lower --min-new-tokens, or let outputs be longer",
         min_length.saturating_sub(1),
         max_length - 1
     );
@@ -68,6 +88,12 @@ pub fn settings(
     } else {
         defaults.eos_token_ids.clone()
     };
+    let start = defaults.decoder_start_token_id.or(special.decoder_start);
+    ensure!(
+        start.is_some() || !encodes,
+        "generation_config.json: `decoder_start_token_id` is missing, and config.json has none: outputs have nothing to \
+         begin with; add it as the model was trained with it (Switch: its pad_token_id, 0)"
+    );
     let settings = Settings {
         beams: args.num_beams.unwrap_or(defaults.num_beams).max(1),
         max_length,
@@ -75,10 +101,8 @@ pub fn settings(
         length_penalty,
         early_stopping,
         no_repeat_ngram: args.no_repeat_ngram_size.unwrap_or(defaults.no_repeat_ngram_size),
-        start: defaults
-            .decoder_start_token_id
-            .or(special.decoder_start)
-            .unwrap_or_default(),
+        // A decoder-only model goes on from a prompt's last token.
+        start: start.unwrap_or_default(),
         eos,
         forced_eos: defaults.forced_eos_token_id,
         sampling: None,

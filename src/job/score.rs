@@ -93,8 +93,10 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
     };
     if args.pairs {
         let start = opened.architecture.special_tokens().decoder_start;
-        let start =
-            start.context("config.json: `decoder_start_token_id` is missing: targets have nothing to begin with")?;
+        let start = start.context(
+            "config.json: `decoder_start_token_id` is missing: targets have nothing to begin with; add it as the model was \
+             trained with it (Switch: its pad_token_id, 0)",
+        )?;
         let whole = Cut {
             window: usize::MAX,
             stride: usize::MAX,
@@ -131,7 +133,8 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
         ));
     }
     let token = |what: &str, id: Option<u32>| {
-        let missing = || format!("--prefix {what}: the tokenizer names no such token; give --prefix none");
+        let other = if what == "bos" { "eos or none" } else { "none" };
+        let missing = || format!("--prefix {what}: the tokenizer names no such token; give --prefix {other}");
         id.with_context(missing).map(Prefix::Token)
     };
     let prefix = match args.prefix {

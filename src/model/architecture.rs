@@ -1,5 +1,6 @@
 //! What is known of a checkpoint before its weights are read: its family, sizes and tensors.
 
+use super::decoder::{self, spec::Family};
 use super::inventory::Expected;
 use super::{
     deepseek, deepseek_v2, deepseek_v3, gpt_oss, granitemoe, mixtral, nllb_moe, olmoe, phimoe, qwen2_moe, qwen3_moe,
@@ -14,20 +15,24 @@ use std::path::Path;
 /// Reads and checks a family's `config.json`; the path is named in errors.
 type Read = fn(&Value, &Path) -> Result<Box<dyn Architecture>>;
 
-/// The families that are known, by `model_type` in `config.json`.
-const FAMILIES: &[(&str, Read)] = &[
+/// The families with an encoder that are known, by `model_type` in `config.json`.
+const ENCODER_DECODERS: &[(&str, Read)] = &[
     (nllb_moe::FAMILY, nllb_moe::architecture),
     (switch_transformers::FAMILY, switch_transformers::architecture),
-    ("mixtral", mixtral::architecture),
-    ("olmoe", olmoe::architecture),
-    ("qwen2_moe", qwen2_moe::architecture),
-    ("qwen3_moe", qwen3_moe::architecture),
-    ("deepseek", deepseek::architecture),
-    ("deepseek_v2", deepseek_v2::architecture),
-    ("deepseek_v3", deepseek_v3::architecture),
-    ("gpt_oss", gpt_oss::architecture),
-    ("granitemoe", granitemoe::architecture),
-    ("phimoe", phimoe::architecture),
+];
+
+/// The decoder-only families that are known.
+const DECODERS: &[&Family] = &[
+    &mixtral::FAMILY,
+    &olmoe::FAMILY,
+    &qwen2_moe::FAMILY,
+    &qwen3_moe::FAMILY,
+    &deepseek::FAMILY,
+    &deepseek_v2::FAMILY,
+    &deepseek_v3::FAMILY,
+    &gpt_oss::FAMILY,
+    &granitemoe::FAMILY,
+    &phimoe::FAMILY,
 ];
 
 /// Sizes that a job needs, whatever the family.
@@ -148,9 +153,12 @@ pub fn open(dir: &Path) -> Result<(Checkpoint, Box<dyn Architecture>)> {
 pub fn read_config(dir: &Path) -> Result<Box<dyn Architecture>> {
     let (config, path) = (read_json(dir, "config.json")?, dir.join("config.json"));
     let fields = Fields::new(&config, &path)?;
-    let family = fields.text("model_type")?;
-    match FAMILIES.iter().find(|(name, _)| Some(*name) == family) {
-        Some((_, read)) => read(&config, &path),
+    let name = fields.text("model_type")?;
+    if let Some((_, read)) = ENCODER_DECODERS.iter().find(|(known, _)| Some(*known) == name) {
+        return read(&config, &path);
+    }
+    match DECODERS.iter().find(|family| Some(family.name) == name) {
+        Some(family) => decoder::architecture(&config, &path, family),
         None => bail!(fields.refuse(
             "model_type",
             &format!("one of the families that are known: {}", known())
@@ -159,6 +167,7 @@ pub fn read_config(dir: &Path) -> Result<Box<dyn Architecture>> {
 }
 
 fn known() -> String {
-    let names: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
+    let names = ENCODER_DECODERS.iter().map(|(name, _)| *name);
+    let names: Vec<&str> = names.chain(DECODERS.iter().map(|family| family.name)).collect();
     names.join(", ")
 }

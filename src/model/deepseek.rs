@@ -1,53 +1,32 @@
 //! DeepSeekMoE 16B (`DeepseekForCausalLM`; Dai et al. 2024), and what the later DeepSeek families share with it.
 
 use super::decoder::config::Config;
-use super::decoder::spec::{Attention, Family, Grouped, Latent, Shared, Spec};
-use super::{decoder, Architecture};
-use crate::moe::gate::{Groups, Rule};
+use super::decoder::spec::{Attention, Family, Latent, Shared, Spec};
+use crate::moe::gate::Groups;
 use anyhow::{ensure, Result};
-use serde_json::Value;
-use std::path::Path;
 
-const FAMILY: Family = Family {
+/// What the family has otherwise than the skeleton.
+pub const FAMILY: Family = Family {
     name: "deepseek",
     eps: 1e-6,
     theta: 1e4,
-    experts: &["n_routed_experts", "num_local_experts"],
+    experts: "n_routed_experts",
     width: "moe_intermediate_size",
+    attention: |config| Ok(Attention::Grouped(config.biased(false)?)),
+    differs,
 };
 
-/// Reads and checks `config.json`, whose path is named in errors.
-///
-/// # Errors
-/// Names the key that is missing, absurd, or set to what is not computed here.
-pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    decoder::architecture(config, path, spec)
-}
-
-pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
+fn differs(config: &Config<'_>, spec: &mut Spec) -> Result<()> {
     config.only("scoring_func", "softmax")?;
-    let bias = config.switch_or("attention_bias", false)?;
-    let attention = Grouped {
-        qkv_bias: bias,
-        out_bias: bias,
-        ..config.grouped()?
-    };
-    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
-    spec.moe.rule = Rule::Softmax {
-        top_k: spec.moe.rule.top_k(),
-        groups: None,
-        renormalise: config.switch_or("norm_topk_prob", false)?,
-        factor: 1.0,
-    };
-    feed_forward(config, &mut spec, 0)?;
-    Ok(spec)
+    spec.moe.rule = config.softmax(spec.moe.rule.top_k())?;
+    feed_forward(config, spec, 0)
 }
 
 /// Multi-head latent attention, but for what rotary positions make of its scale.
 ///
 /// # Errors
 /// If a number is missing or absurd.
-pub(super) fn latent(config: &Config<'_>) -> Result<Latent> {
+pub(super) fn latent(config: &Config<'_>) -> Result<Attention> {
     let (nope, rope) = (config.width("qk_nope_head_dim")?, config.width("qk_rope_head_dim")?);
     ensure!(
         rope.is_multiple_of(2),
@@ -55,7 +34,7 @@ pub(super) fn latent(config: &Config<'_>) -> Result<Latent> {
             .fields
             .refuse("qk_rope_head_dim", "an even number: elements are rotated in pairs")
     );
-    Ok(Latent {
+    Ok(Attention::Latent(Latent {
         heads: config.width("num_attention_heads")?,
         q_lora: config.fields.whole("q_lora_rank", 1..=1 << 20)?,
         kv_lora: config.width("kv_lora_rank")?,
@@ -64,21 +43,16 @@ pub(super) fn latent(config: &Config<'_>) -> Result<Latent> {
         value: config.width("v_head_dim")?,
         bias: config.switch_or("attention_bias", false)?,
         scale: ((nope + rope) as f32).powf(-0.5),
-    })
+    }))
 }
 
-/// The skeleton with latent attention.
-///
-/// # Errors
-/// As [`Spec::read`].
-pub(super) fn with_latent(config: &Config<'_>, family: &Family) -> Result<Spec> {
-    let mut spec = Spec::read(config, family, Attention::Latent(latent(config)?))?;
+/// What latent attention makes of rotary positions, and they of its scale.
+pub(super) fn rotate_latent(spec: &mut Spec) {
     spec.rope.interleaved = true;
     let factor = spec.rope.softmax_factor();
     if let Attention::Latent(latent) = &mut spec.attention {
         latent.scale *= factor;
     }
-    Ok(spec)
 }
 
 /// The first layers dense, and one feed-forward part as wide as all shared experts beside the others.

@@ -2,35 +2,28 @@
 
 use super::decoder::config::Config;
 use super::decoder::spec::{Family, Spec};
-use super::{decoder, deepseek, Architecture};
+use super::deepseek;
 use crate::moe::gate::Rule;
 use anyhow::{bail, Result};
-use serde_json::Value;
-use std::path::Path;
 
-const FAMILY: Family = Family {
+/// What the family has otherwise than the skeleton.
+pub const FAMILY: Family = Family {
     name: "deepseek_v2",
     eps: 1e-6,
     theta: 1e4,
-    experts: &["n_routed_experts", "num_local_experts"],
+    experts: "n_routed_experts",
     width: "moe_intermediate_size",
+    attention: deepseek::latent,
+    differs,
 };
 
-/// Reads and checks `config.json`, whose path is named in errors.
-///
-/// # Errors
-/// Names the key that is missing, absurd, or set to what is not computed here.
-pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    decoder::architecture(config, path, spec)
-}
-
-pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
+fn differs(config: &Config<'_>, spec: &mut Spec) -> Result<()> {
     config.only("scoring_func", "softmax")?;
     config.off("mlp_bias")?;
-    let mut spec = deepseek::with_latent(config, &FAMILY)?;
+    deepseek::rotate_latent(spec);
     let groups = match config.fields.text("topk_method")? {
         None | Some("greedy") => None,
-        Some("group_limited_greedy") => deepseek::groups(config, &spec, [1, 1], 1)?,
+        Some("group_limited_greedy") => deepseek::groups(config, spec, [1, 1], 1)?,
         _ => bail!(config
             .fields
             .refuse("topk_method", "\"greedy\" or \"group_limited_greedy\"")),
@@ -42,6 +35,5 @@ pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
         renormalise: false,
         factor: config.number_or("routed_scaling_factor", 1.0)? as f32,
     };
-    deepseek::feed_forward(config, &mut spec, 0)?;
-    Ok(spec)
+    deepseek::feed_forward(config, spec, 0)
 }

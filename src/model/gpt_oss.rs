@@ -3,18 +3,18 @@
 use super::decoder::config::Config;
 use super::decoder::rope::{Scaling, Yarn};
 use super::decoder::spec::{Attention, Family, Grouped, MoeNames, Spec, Storage};
-use super::{decoder, Architecture};
 use crate::device::Activation;
 use anyhow::{ensure, Result};
-use serde_json::Value;
-use std::path::Path;
 
-const FAMILY: Family = Family {
+/// What the family has otherwise than the skeleton.
+pub const FAMILY: Family = Family {
     name: "gpt_oss",
     eps: 1e-5,
     theta: 150_000.0,
-    experts: &["num_local_experts", "num_experts"],
+    experts: "num_local_experts",
     width: "intermediate_size",
+    attention,
+    differs,
 };
 
 const NAMES: MoeNames = MoeNames {
@@ -23,23 +23,14 @@ const NAMES: MoeNames = MoeNames {
     storage: Storage::Interleaved,
 };
 
-/// Reads and checks `config.json`, whose path is named in errors.
-///
-/// # Errors
-/// Names the key that is missing, absurd, or set to what is not computed here.
-pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    decoder::architecture(config, path, spec)
+fn attention(config: &Config<'_>) -> Result<Attention> {
+    Ok(Attention::Grouped(Grouped {
+        sinks: true,
+        ..config.biased(true)?
+    }))
 }
 
-pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
-    let bias = config.switch_or("attention_bias", true)?;
-    let attention = Grouped {
-        qkv_bias: bias,
-        out_bias: bias,
-        sinks: true,
-        ..config.grouped()?
-    };
-    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
+fn differs(config: &Config<'_>, spec: &mut Spec) -> Result<()> {
     if ["rope_parameters", "rope_scaling"]
         .iter()
         .all(|key| config.fields.value(key).is_none())
@@ -71,5 +62,5 @@ pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
         limit: limit as f32,
     };
     spec.moe.names = NAMES;
-    Ok(spec)
+    Ok(())
 }

@@ -2,17 +2,17 @@
 
 use super::decoder::config::Config;
 use super::decoder::spec::{Attention, Family, MoeNames, Spec, Storage};
-use super::{decoder, Architecture};
 use anyhow::Result;
-use serde_json::Value;
-use std::path::Path;
 
-const FAMILY: Family = Family {
+/// What the family has otherwise than the skeleton.
+pub const FAMILY: Family = Family {
     name: "mixtral",
     eps: 1e-5,
     theta: 1e6,
-    experts: &["num_local_experts", "num_experts"],
+    experts: "num_local_experts",
     width: "intermediate_size",
+    attention: |config| Ok(Attention::Grouped(config.grouped()?)),
+    differs,
 };
 
 /// Names of the experts' tensors.
@@ -24,18 +24,8 @@ pub(super) const NAMES: MoeNames = MoeNames {
     },
 };
 
-/// Reads and checks `config.json`, whose path is named in errors.
-///
-/// # Errors
-/// Names the key that is missing, absurd, or set to what is not computed here.
-pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    decoder::architecture(config, path, spec)
-}
-
-pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
-    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(config.grouped()?))?;
+fn differs(config: &Config<'_>, spec: &mut Spec) -> Result<()> {
     spec.moe.names = NAMES;
-    let window = config.sliding_window()?;
-    spec.layers.iter_mut().for_each(|layer| layer.window = window);
-    Ok(spec)
+    spec.look_back(config.sliding_window()?);
+    Ok(())
 }

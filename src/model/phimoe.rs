@@ -1,37 +1,23 @@
 //! Phi-3.5-MoE (`PhimoeForCausalLM`; Abdin et al. 2024), for texts up to the positions before its extension.
 
 use super::decoder::config::Config;
-use super::decoder::spec::{Attention, Family, Grouped, NormKind, Spec};
-use super::{decoder, mixtral, Architecture};
+use super::decoder::spec::{Attention, Family, NormKind, Spec};
+use super::mixtral;
 use crate::moe::gate::Rule;
 use anyhow::{ensure, Result};
-use serde_json::Value;
-use std::path::Path;
 
-const FAMILY: Family = Family {
+/// What the family has otherwise than the skeleton.
+pub const FAMILY: Family = Family {
     name: "phimoe",
     eps: 1e-5,
     theta: 1e4,
-    experts: &["num_local_experts", "num_experts"],
+    experts: "num_local_experts",
     width: "intermediate_size",
+    attention: |config| Ok(Attention::Grouped(config.biased(false)?)),
+    differs,
 };
 
-/// Reads and checks `config.json`, whose path is named in errors.
-///
-/// # Errors
-/// Names the key that is missing, absurd, or set to what is not computed here.
-pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    decoder::architecture(config, path, spec)
-}
-
-pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
-    let bias = config.switch_or("attention_bias", false)?;
-    let attention = Grouped {
-        qkv_bias: bias,
-        out_bias: bias,
-        ..config.grouped()?
-    };
-    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
+fn differs(config: &Config<'_>, spec: &mut Spec) -> Result<()> {
     ensure!(
         spec.moe.rule.top_k() == 2,
         config
@@ -50,7 +36,6 @@ pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
             .fields
             .refuse("lm_head_bias", "false where `tie_word_embeddings` is true")
     );
-    let window = config.sliding_window()?;
-    spec.layers.iter_mut().for_each(|layer| layer.window = window);
-    Ok(spec)
+    spec.look_back(config.sliding_window()?);
+    Ok(())
 }

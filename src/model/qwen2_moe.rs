@@ -2,35 +2,28 @@
 
 use super::decoder::config::Config;
 use super::decoder::spec::{Attention, Family, Grouped, Shared, Spec};
-use super::{decoder, Architecture};
-use crate::moe::gate::Rule;
 use anyhow::{ensure, Result};
-use serde_json::Value;
-use std::path::Path;
 
-const FAMILY: Family = Family {
+/// What the family has otherwise than the skeleton.
+pub const FAMILY: Family = Family {
     name: "qwen2_moe",
     eps: 1e-6,
     theta: 1e4,
-    experts: &["num_experts", "num_local_experts"],
+    experts: "num_experts",
     width: "moe_intermediate_size",
+    attention,
+    differs,
 };
 
-/// Reads and checks `config.json`, whose path is named in errors.
-///
-/// # Errors
-/// Names the key that is missing, absurd, or set to what is not computed here.
-pub fn architecture(config: &Value, path: &Path) -> Result<Box<dyn Architecture>> {
-    decoder::architecture(config, path, spec)
-}
-
-pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
-    config.off("use_sliding_window")?;
-    let attention = Grouped {
+fn attention(config: &Config<'_>) -> Result<Attention> {
+    Ok(Attention::Grouped(Grouped {
         qkv_bias: config.switch_or("qkv_bias", true)?,
         ..config.grouped()?
-    };
-    let mut spec = Spec::read(config, &FAMILY, Attention::Grouped(attention))?;
+    }))
+}
+
+fn differs(config: &Config<'_>, spec: &mut Spec) -> Result<()> {
+    config.off("use_sliding_window")?;
     let sliding = config.sliding_layers(spec.layers.len())?;
     ensure!(
         sliding.is_none_or(|sliding| !sliding.contains(&true)),
@@ -40,16 +33,11 @@ pub(super) fn spec(config: &Config<'_>) -> Result<Spec> {
         &config.qwen_dense(spec.layers.len())?,
         config.width("intermediate_size")?,
     );
-    spec.moe.rule = Rule::Softmax {
-        top_k: spec.moe.rule.top_k(),
-        groups: None,
-        renormalise: config.switch_or("norm_topk_prob", false)?,
-        factor: 1.0,
-    };
+    spec.moe.rule = config.softmax(spec.moe.rule.top_k())?;
     spec.moe.shared = Some(Shared {
         width: config.width("shared_expert_intermediate_size")?,
         name: "mlp.shared_expert",
         gate: Some("mlp.shared_expert_gate"),
     });
-    Ok(spec)
+    Ok(())
 }

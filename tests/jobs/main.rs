@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod datasets;
+mod defaults;
 mod exact;
 mod generate;
 mod inputs;
@@ -12,6 +13,7 @@ mod memory;
 mod options;
 mod place;
 mod precisions;
+mod requests;
 mod score;
 mod sharing;
 mod small_model;

@@ -177,7 +177,7 @@ impl Batch {
         Bounds {
             start: start.unwrap_or(all.start),
             max_length,
-            min_length: all.min_length.min(max_length),
+            min_length: all.min_length.max(output.least + 1).min(max_length),
             ..all
         }
     }

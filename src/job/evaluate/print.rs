@@ -5,17 +5,29 @@ use crate::metrics::perplexity::Sums;
 use crate::results::Status;
 use anyhow::Result;
 use serde_json::{json, Map, Value};
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// Files that scored with one model are shards of one corpus: their sums together. None for fewer than two files.
+/// Files that scored with one model and the same windows are shards of one corpus: their sums together. None for fewer than
+/// two files.
 fn together(scored: &[Scored]) -> Option<Sums> {
-    let models: BTreeSet<&str> = scored.iter().map(|file| file.model_sha256.as_str()).collect();
-    (scored.len() > 1 && models.len() == 1).then(|| {
+    (scored.len() > 1 && apart(scored).is_none()).then(|| {
         let mut all = Sums::default();
         scored.iter().for_each(|file| all.merge(&file.sums));
         all
     })
+}
+
+/// What keeps files from being added up.
+fn apart(scored: &[Scored]) -> Option<&'static str> {
+    let alike = |same: fn(&Scored, &Scored) -> bool| scored.windows(2).all(|pair| same(&pair[0], &pair[1]));
+    match (
+        alike(|a, b| a.model_sha256 == b.model_sha256),
+        alike(|a, b| a.windows == b.windows),
+    ) {
+        (false, _) => Some("different models"),
+        (true, false) => Some("a different --window, --stride or --prefix"),
+        (true, true) => None,
+    }
 }
 
 fn count(statuses: &[u64; Status::ALL.len()], status: Status) -> u64 {
@@ -210,10 +222,39 @@ fn notes(page: &mut String, systems: &[System], scored: &[Scored]) {
             let _ = writeln!(page, "{file}: {impossible} tokens have no finite log-probability");
         }
     }
-    if scored.len() > 1 && together(scored).is_none() {
-        let _ = writeln!(
-            page,
-            "the files were scored with different models, so they are not added up"
-        );
+    if let Some(what) = apart(scored) {
+        let _ = writeln!(page, "the files were scored with {what}, so they are not added up");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scored(model: &str, prefix: Value) -> Scored {
+        let mut sums = Sums::default();
+        sums.add("a b", &[-1.0, -2.0]);
+        Scored {
+            file: "s.h5".into(),
+            model_sha256: model.to_owned(),
+            windows: [json!(8), json!(8), prefix],
+            statuses: Default::default(),
+            sums,
+        }
+    }
+
+    #[test]
+    fn only_what_was_scored_alike_is_added_up() {
+        let alike = [scored("a", json!(3)), scored("a", json!(3))];
+        assert_eq!(together(&alike).map(|sums| sums.tokens), Some(4));
+        assert_eq!(together(&alike[..1]), None);
+        for (other, said) in [
+            (scored("a", Value::Null), "--prefix"),
+            (scored("b", json!(3)), "different models"),
+        ] {
+            let files = [scored("a", json!(3)), other];
+            assert_eq!(together(&files), None);
+            assert!(table(&[], &files).contains(said), "{said}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod chinese;
 mod international;
 mod pieces;
+mod sentencepiece;
 pub(super) mod tercom;
 mod western;
 

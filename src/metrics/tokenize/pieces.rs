@@ -3,50 +3,51 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{anyhow, ensure, Context, Result};
+use super::sentencepiece::SentencePiece;
+use anyhow::{anyhow, Context, Result};
 use sha2::{Digest, Sha256};
 use tokenizers::{PostProcessorWrapper, Tokenizer as Library};
 
-/// Subword pieces of a `tokenizer.json`. Two are equal if their files are.
+/// Subword pieces of a tokenizer. Two are equal if their files are.
 #[derive(Clone)]
 pub struct Pieces {
-    library: Arc<Library>,
-    unknown: Option<u32>,
+    library: Arc<Cutter>,
     /// The file's name in signatures: the beginning of its SHA-256.
     signature: String,
 }
 
+/// What cuts texts into pieces.
+enum Cutter {
+    /// A `tokenizer.json`, and what it has for unknown characters.
+    Json(Box<Library>, Option<u32>),
+    /// A sentencepiece `.model`.
+    Model(SentencePiece),
+}
+
 impl Pieces {
-    /// Reads a `tokenizer.json` of Hugging Face, such as a checkpoint has.
+    /// Reads a `tokenizer.json` of Hugging Face, such as a checkpoint has, or a sentencepiece `.model`.
     ///
     /// # Errors
     /// The file can't be read or understood.
     pub fn load(path: &Path) -> Result<Pieces> {
         let file = std::fs::read(path).with_context(|| format!("--tokenize spm:{}: cannot read it", path.display()))?;
-        ensure!(
-            file.trim_ascii_start().starts_with(b"{"),
-            "--tokenize spm:{}: is no JSON; give a tokenizer.json (a sentencepiece .model must be converted to one)",
-            path.display()
-        );
-        let mut library = Library::from_bytes(&file).map_err(|e| {
-            anyhow!(
-                "--tokenize spm:{}: no tokenizer that can be understood ({e}); give a tokenizer.json",
+        let digest = Sha256::digest(&file);
+        let digest: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
+        let cutter = if file.trim_ascii_start().starts_with(b"{") {
+            json(&file).map_err(|e| anyhow!("no tokenizer that can be understood ({e})"))
+        } else {
+            SentencePiece::read(&file)
+                .map(Cutter::Model)
+                .map_err(anyhow::Error::msg)
+        };
+        let cutter = cutter.with_context(|| {
+            format!(
+                "--tokenize spm:{}: give a tokenizer.json, or a sentencepiece .model",
                 path.display()
             )
         })?;
-        library.with_post_processor(None::<PostProcessorWrapper>);
-        library.with_padding(None);
-        library
-            .with_truncation(None)
-            .map_err(|e| anyhow!("--tokenize spm:{}: {e}", path.display()))?;
-        let digest: String = Sha256::digest(&file)
-            .iter()
-            .take(4)
-            .map(|b| format!("{b:02x}"))
-            .collect();
         Ok(Pieces {
-            unknown: library.token_to_id("<unk>"),
-            library: Arc::new(library),
+            library: Arc::new(cutter),
             signature: format!("spm-{digest}"),
         })
     }
@@ -58,19 +59,33 @@ impl Pieces {
 
     /// The pieces of a segment, those that are unknown as they are written.
     pub(super) fn tokenize(&self, segment: &str) -> String {
-        let Ok(encoding) = self.library.encode(segment, false) else {
+        let (library, unknown) = match &*self.library {
+            Cutter::Json(library, unknown) => (library, unknown),
+            Cutter::Model(model) => return model.pieces(segment).join(" "),
+        };
+        let Ok(encoding) = library.encode(segment, false) else {
             // A tokenizer that has no piece for a character and none for what is unknown.
             return segment.to_owned();
         };
         let mut line = String::with_capacity(segment.len() * 2);
         let ids = encoding.get_ids().iter().zip(encoding.get_offsets());
         for (piece, (id, (start, end))) in encoding.get_tokens().iter().zip(ids) {
-            let written = segment.get(*start..*end).filter(|_| Some(*id) == self.unknown);
+            let written = segment.get(*start..*end).filter(|_| Some(*id) == *unknown);
             line.push_str(written.unwrap_or(piece));
             line.push(' ');
         }
         line
     }
+}
+
+/// A `tokenizer.json` that adds nothing to a text and leaves nothing out.
+fn json(file: &[u8]) -> tokenizers::Result<Cutter> {
+    let mut library = Library::from_bytes(file)?;
+    library.with_post_processor(None::<PostProcessorWrapper>);
+    library.with_padding(None);
+    library.with_truncation(None)?;
+    let unknown = library.token_to_id("<unk>");
+    Ok(Cutter::Json(Box::new(library), unknown))
 }
 
 impl PartialEq for Pieces {

@@ -4,6 +4,7 @@ use super::rope::{Rope, Scaling, Yarn};
 use super::spec::{Grouped, QkNorm};
 use crate::checkpoint::Fields;
 use crate::model::SpecialTokens;
+use crate::moe::gate::Rule;
 use anyhow::{bail, ensure, Result};
 use serde_json::Value;
 use std::path::Path;
@@ -98,13 +99,15 @@ impl<'a> Config<'a> {
         Ok(eps as f32)
     }
 
-    /// Experts of a layer and how many a token goes to; the first is under any of `keys`.
+    /// Experts of a layer and how many a token goes to; the first is under the family's own `key`, or under one of
+    /// transformers' for all families.
     ///
     /// # Errors
     /// If a number is missing, or there are fewer experts than a token goes to.
-    pub fn experts(&self, keys: &[&str]) -> Result<(usize, usize)> {
-        let key = keys.iter().find(|key| self.fields.value(key).is_some());
-        let experts = self.fields.need_whole(key.unwrap_or(&keys[0]), 1..=1 << 16)?;
+    pub fn experts(&self, key: &str) -> Result<(usize, usize)> {
+        let keys = [key, "num_experts", "num_local_experts"];
+        let there = keys.into_iter().find(|key| self.fields.value(key).is_some());
+        let experts = self.fields.need_whole(there.unwrap_or(key), 1..=1 << 16)?;
         let top_k = self.width("num_experts_per_tok")?;
         ensure!(
             top_k <= experts,
@@ -153,6 +156,32 @@ impl<'a> Config<'a> {
             clip: None,
             sinks: false,
             scale: (head_dim as f32).powf(-0.5),
+        })
+    }
+
+    /// Grouped-query attention whose projections all have biases if `attention_bias` says so.
+    ///
+    /// # Errors
+    /// As [`Config::grouped`].
+    pub fn biased(&self, default: bool) -> Result<Grouped> {
+        let bias = self.switch_or("attention_bias", default)?;
+        Ok(Grouped {
+            qkv_bias: bias,
+            out_bias: bias,
+            ..self.grouped()?
+        })
+    }
+
+    /// A softmax over all experts, the chosen ones' shares adding up to 1 if `norm_topk_prob` says so.
+    ///
+    /// # Errors
+    /// If that is no switch.
+    pub fn softmax(&self, top_k: usize) -> Result<Rule> {
+        Ok(Rule::Softmax {
+            top_k,
+            groups: None,
+            renormalise: self.switch_or("norm_topk_prob", false)?,
+            factor: 1.0,
         })
     }
 

@@ -21,19 +21,15 @@ use crate::moe::layer::{Expert, MoeLayer};
 use anyhow::Result;
 use config::Config;
 use serde_json::Value;
-use spec::Spec;
+use spec::{Family, Spec};
 use std::path::Path;
 
-/// A family's model as jobs see it; `read` makes its description of `config.json`, whose path is named in errors.
+/// A family's model as jobs see it, by `config.json`, whose path is named in errors.
 ///
 /// # Errors
-/// As `read`.
-pub fn architecture(
-    config: &Value,
-    path: &Path,
-    read: impl Fn(&Config<'_>) -> Result<Spec>,
-) -> Result<Box<dyn Architecture>> {
-    let spec = read(&Config::new(config, path)?)?;
+/// Names the key that is missing, absurd, or set to what is not computed here.
+pub fn architecture(config: &Value, path: &Path, family: &Family) -> Result<Box<dyn Architecture>> {
+    let spec = Spec::read(&Config::new(config, path)?, family)?;
     Ok(Box::new(DecoderArchitecture {
         shape: spec.shape(),
         spec,

@@ -205,7 +205,7 @@ const V5: MoeNames = MoeNames {
     },
 };
 
-/// What a family's file says of itself, for [`Spec::read`].
+/// What a family's file says: all that it has otherwise than the skeleton.
 pub struct Family {
     /// `model_type`.
     pub name: &'static str,
@@ -213,19 +213,31 @@ pub struct Family {
     pub eps: f64,
     /// `rope_theta` where the configuration is silent.
     pub theta: f64,
-    /// Keys of the number of experts, of which any may be there.
-    pub experts: &'static [&'static str],
+    /// Key of the number of experts.
+    pub experts: &'static str,
     /// Key of an expert's inner width.
     pub width: &'static str,
+    /// Reads how keys and values are made.
+    pub attention: fn(&Config<'_>) -> Result<Attention>,
+    /// Changes what the family has otherwise than most families share, and refuses what isn't computed.
+    pub differs: fn(&Config<'_>, &mut Spec) -> Result<()>,
 }
 
 impl Spec {
-    /// The skeleton that most families share, from `config.json`: every layer sparse and without a window, a softmax over the
-    /// experts chosen, root-mean-square norms. A family changes what it has otherwise.
+    /// What a family computes with this `config.json`.
     ///
     /// # Errors
-    /// Names the key that is missing or absurd.
-    pub fn read(config: &Config<'_>, family: &Family, attention: Attention) -> Result<Spec> {
+    /// Names the key that is missing, absurd, or set to what is not computed here.
+    pub fn read(config: &Config<'_>, family: &Family) -> Result<Spec> {
+        let mut spec = Spec::skeleton(config, family)?;
+        (family.differs)(config, &mut spec)?;
+        Ok(spec)
+    }
+
+    /// What most families share: every layer sparse and without a window, a softmax over the experts chosen,
+    /// root-mean-square norms.
+    fn skeleton(config: &Config<'_>, family: &Family) -> Result<Spec> {
+        let attention = (family.attention)(config)?;
         let vocab_size = config.vocab_size()?;
         let (experts, top_k) = config.experts(family.experts)?;
         let dim = match &attention {
@@ -262,6 +274,11 @@ impl Spec {
             head_bias: false,
             further_layers: 0,
         })
+    }
+
+    /// Gives every layer the same window.
+    pub fn look_back(&mut self, window: Option<usize>) {
+        self.layers.iter_mut().for_each(|layer| layer.window = window);
     }
 
     /// Makes layers dense, of an inner width, as `dense` says for each.

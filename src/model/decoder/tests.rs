@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::rope::Scaling;
-use super::spec::{Attention, QkNorm, Spec};
+use super::spec::{Attention, Family, QkNorm, Spec};
 use crate::device::Activation;
 use crate::model::{
     self, deepseek, deepseek_v2, deepseek_v3, gpt_oss, granitemoe, mixtral, olmoe, phimoe, qwen2_moe, qwen3_moe,
@@ -12,10 +12,8 @@ use anyhow::Result;
 use serde_json::{json, Value};
 use std::path::Path;
 
-type Read = fn(&Config<'_>) -> Result<Spec>;
-
-fn read(config: &Value, read: Read) -> Result<Spec> {
-    read(&Config::new(config, Path::new("m/config.json"))?)
+fn read(config: &Value, family: &Family) -> Result<Spec> {
+    Spec::read(&Config::new(config, Path::new("m/config.json"))?, family)
 }
 
 /// A small configuration of what all families have.
@@ -36,22 +34,23 @@ fn with(key: &str, value: Value) -> Value {
     config
 }
 
-const ALL: [(&str, Read); 10] = [
-    ("mixtral", mixtral::spec),
-    ("olmoe", olmoe::spec),
-    ("qwen2_moe", qwen2_moe::spec),
-    ("qwen3_moe", qwen3_moe::spec),
-    ("gpt_oss", gpt_oss::spec),
-    ("deepseek", deepseek::spec),
-    ("deepseek_v2", deepseek_v2::spec),
-    ("deepseek_v3", deepseek_v3::spec),
-    ("granitemoe", granitemoe::spec),
-    ("phimoe", phimoe::spec),
+const ALL: [&Family; 10] = [
+    &mixtral::FAMILY,
+    &olmoe::FAMILY,
+    &qwen2_moe::FAMILY,
+    &qwen3_moe::FAMILY,
+    &gpt_oss::FAMILY,
+    &deepseek::FAMILY,
+    &deepseek_v2::FAMILY,
+    &deepseek_v3::FAMILY,
+    &granitemoe::FAMILY,
+    &phimoe::FAMILY,
 ];
 
 #[test]
 fn every_family_is_known_by_its_name() {
-    for (name, family) in ALL {
+    for family in ALL {
+        let name = family.name;
         assert_eq!(read(&small(), family).unwrap().family, name);
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(
@@ -134,8 +133,9 @@ fn each_bad_value_is_named_by_its_key() {
         (latent, "q_lora_rank", json!(0)),
     ];
     for (families, key, value) in cases {
-        for (name, family) in ALL.iter().filter(|(name, _)| families.contains(name)) {
-            let found = read(&with(key, value.clone()), *family);
+        for family in ALL.iter().filter(|family| families.contains(&family.name)) {
+            let name = family.name;
+            let found = read(&with(key, value.clone()), family);
             let error = format!("{:#}", found.expect_err(&format!("{name}: {key} = {value}")));
             let named = if key == "rope_scaling" { "rope_type" } else { key };
             assert!(
@@ -150,15 +150,15 @@ fn each_bad_value_is_named_by_its_key() {
 fn rotary_positions_are_read_in_both_styles() {
     let old = with("rope_theta", json!(5e5));
     let new = with("rope_parameters", json!({"rope_type": "default", "rope_theta": 5e5}));
-    let [old, new] = [old, new].map(|config| read(&config, mixtral::spec).unwrap().rope);
+    let [old, new] = [old, new].map(|config| read(&config, &mixtral::FAMILY).unwrap().rope);
     assert_eq!((old.theta, &old), (5e5, &new));
     for key in ["type", "rope_type"] {
         let linear = json!({key: "linear", "factor": 4.0});
-        let rope = read(&with("rope_scaling", linear), qwen3_moe::spec).unwrap().rope;
+        let rope = read(&with("rope_scaling", linear), &qwen3_moe::FAMILY).unwrap().rope;
         assert_eq!(rope.scaling, Scaling::Linear { factor: 4.0 });
     }
     let ratio = json!({"type": "yarn", "original_max_position_embeddings": 64});
-    match read(&with("rope_scaling", ratio), olmoe::spec).unwrap().rope.scaling {
+    match read(&with("rope_scaling", ratio), &olmoe::FAMILY).unwrap().rope.scaling {
         Scaling::Yarn(yarn) => assert_eq!((yarn.factor, yarn.truncate), (4.0, true)),
         other => panic!("{other:?}"),
     }
@@ -169,13 +169,13 @@ fn rotary_positions_are_read_in_both_styles() {
     ] {
         let mut yarn = json!({"type": "yarn", "factor": 2.0});
         yarn[key] = value;
-        let error = format!("{:#}", read(&with("rope_scaling", yarn), olmoe::spec).unwrap_err());
+        let error = format!("{:#}", read(&with("rope_scaling", yarn), &olmoe::FAMILY).unwrap_err());
         assert!(
             error.contains("rope_scaling") && error.contains(&format!("`{key}`")),
             "{error}"
         );
     }
-    match read(&small(), gpt_oss::spec).unwrap().rope.scaling {
+    match read(&small(), &gpt_oss::FAMILY).unwrap().rope.scaling {
         Scaling::Yarn(yarn) => assert_eq!((yarn.factor, yarn.original, yarn.truncate), (32.0, 4096, false)),
         other => panic!("{other:?}"),
     }
@@ -187,25 +187,25 @@ fn layers_are_dense_or_have_windows_as_the_configuration_says() {
     let windows = |spec: &Spec| spec.layers.iter().map(|l| l.window).collect::<Vec<_>>();
     let mut config = with("decoder_sparse_step", json!(2));
     config["mlp_only_layers"] = json!([3]);
-    let spec = read(&config, qwen3_moe::spec).unwrap();
+    let spec = read(&config, &qwen3_moe::FAMILY).unwrap();
     assert_eq!(dense(&spec), [Some(96), None, Some(96), Some(96)]);
     assert_eq!(spec.shape().decoder_moe, ["layers.1"]);
     assert_eq!(windows(&spec), [None; 4]);
-    let sliding = read(&with("use_sliding_window", json!(true)), qwen3_moe::spec).unwrap();
+    let sliding = read(&with("use_sliding_window", json!(true)), &qwen3_moe::FAMILY).unwrap();
     assert_eq!(windows(&sliding), [Some(16); 4]);
-    assert_eq!(windows(&read(&small(), mixtral::spec).unwrap()), [Some(16); 4]);
+    assert_eq!(windows(&read(&small(), &mixtral::FAMILY).unwrap()), [Some(16); 4]);
     assert_eq!(
-        windows(&read(&small(), gpt_oss::spec).unwrap()),
+        windows(&read(&small(), &gpt_oss::FAMILY).unwrap()),
         [Some(16), None, Some(16), None]
     );
     assert_eq!(
-        dense(&read(&small(), deepseek_v2::spec).unwrap()),
+        dense(&read(&small(), &deepseek_v2::FAMILY).unwrap()),
         [Some(96), None, None, None]
     );
     let mut silent = small();
     silent.as_object_mut().unwrap().remove("first_k_dense_replace");
     assert_eq!(
-        dense(&read(&silent, deepseek_v3::spec).unwrap()),
+        dense(&read(&silent, &deepseek_v3::FAMILY).unwrap()),
         [Some(96), Some(96), Some(96), None]
     );
 }
@@ -219,13 +219,13 @@ fn routing_follows_the_family() {
         factor,
     };
     let rule = |config: &Value, family| read(config, family).unwrap().moe.rule;
-    assert_eq!(rule(&small(), mixtral::spec), softmax(true, None, 1.0));
-    assert_eq!(rule(&small(), olmoe::spec), softmax(false, None, 1.0));
+    assert_eq!(rule(&small(), &mixtral::FAMILY), softmax(true, None, 1.0));
+    assert_eq!(rule(&small(), &olmoe::FAMILY), softmax(false, None, 1.0));
     assert_eq!(
-        rule(&with("norm_topk_prob", json!(true)), qwen3_moe::spec),
+        rule(&with("norm_topk_prob", json!(true)), &qwen3_moe::FAMILY),
         softmax(true, None, 1.0)
     );
-    assert_eq!(rule(&small(), gpt_oss::spec), softmax(true, None, 1.0));
+    assert_eq!(rule(&small(), &gpt_oss::FAMILY), softmax(true, None, 1.0));
     let mut v2 = with("topk_method", json!("group_limited_greedy"));
     for (key, value) in [
         ("n_group", json!(4)),
@@ -236,9 +236,9 @@ fn routing_follows_the_family() {
     }
     v2["norm_topk_prob"] = json!(true);
     let groups = Some(Groups { count: 4, kept: 2 });
-    assert_eq!(rule(&v2, deepseek_v2::spec), softmax(false, groups, 1.5));
+    assert_eq!(rule(&v2, &deepseek_v2::FAMILY), softmax(false, groups, 1.5));
     v2["topk_method"] = json!("noaux_tc");
-    match rule(&v2, deepseek_v3::spec) {
+    match rule(&v2, &deepseek_v3::FAMILY) {
         Rule::Sigmoid {
             groups: found,
             renormalise,
@@ -256,28 +256,31 @@ fn attention_and_what_stands_beside_the_experts_follow_the_family() {
         Attention::Latent(found) => panic!("{found:?}"),
     };
     assert_eq!(
-        (grouped(mixtral::spec).qkv_bias, grouped(mixtral::spec).qk_norm),
+        (grouped(&mixtral::FAMILY).qkv_bias, grouped(&mixtral::FAMILY).qk_norm),
         (false, QkNorm::None)
     );
     assert_eq!(
-        (grouped(olmoe::spec).qk_norm, grouped(qwen3_moe::spec).qk_norm),
+        (grouped(&olmoe::FAMILY).qk_norm, grouped(&qwen3_moe::FAMILY).qk_norm),
         (QkNorm::Whole, QkNorm::Heads)
     );
     assert_eq!(
-        (grouped(qwen2_moe::spec).qkv_bias, grouped(qwen2_moe::spec).out_bias),
+        (
+            grouped(&qwen2_moe::FAMILY).qkv_bias,
+            grouped(&qwen2_moe::FAMILY).out_bias
+        ),
         (true, false)
     );
     assert_eq!(
-        (grouped(gpt_oss::spec).out_bias, grouped(gpt_oss::spec).sinks),
+        (grouped(&gpt_oss::FAMILY).out_bias, grouped(&gpt_oss::FAMILY).sinks),
         (true, true)
     );
-    assert_eq!(grouped(mixtral::spec).scale, 0.25);
+    assert_eq!(grouped(&mixtral::FAMILY).scale, 0.25);
     let mut yarn = with(
         "rope_scaling",
         json!({"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0}),
     );
     yarn["q_lora_rank"] = json!(null);
-    let spec = read(&yarn, deepseek_v3::spec).unwrap();
+    let spec = read(&yarn, &deepseek_v3::FAMILY).unwrap();
     let Attention::Latent(latent) = spec.attention else {
         panic!()
     };
@@ -291,19 +294,19 @@ fn attention_and_what_stands_beside_the_experts_follow_the_family() {
             .shared
             .map(|s| (s.width, s.gate.is_some()))
     };
-    assert_eq!(shared(qwen2_moe::spec), Some((48, true)));
-    assert_eq!(shared(deepseek::spec), Some((64, false)));
-    assert_eq!(shared(olmoe::spec), None);
+    assert_eq!(shared(&qwen2_moe::FAMILY), Some((48, true)));
+    assert_eq!(shared(&deepseek::FAMILY), Some((64, false)));
+    assert_eq!(shared(&olmoe::FAMILY), None);
     let clamped = Activation::ClampedSwish {
         alpha: 1.702,
         limit: 7.0,
     };
-    assert_eq!(read(&small(), gpt_oss::spec).unwrap().moe.activation, clamped);
+    assert_eq!(read(&small(), &gpt_oss::FAMILY).unwrap().moe.activation, clamped);
 }
 
 #[test]
 fn special_tokens_may_be_several_or_strange() {
-    let tokens = |key: &str, value| read(&with(key, value), qwen3_moe::spec).unwrap().special;
+    let tokens = |key: &str, value| read(&with(key, value), &qwen3_moe::FAMILY).unwrap().special;
     assert_eq!(tokens("eos_token_id", json!([5, 6])).eos, [5, 6]);
     assert_eq!(tokens("eos_token_id", json!(null)).eos, Vec::<u32>::new());
     assert_eq!(tokens("pad_token_id", json!(-1)).pad, None);
@@ -312,7 +315,7 @@ fn special_tokens_may_be_several_or_strange() {
 
 #[test]
 fn tensors_without_a_place_are_refused_with_a_reason() {
-    let spec = read(&small(), deepseek_v3::spec).unwrap();
+    let spec = read(&small(), &deepseek_v3::FAMILY).unwrap();
     let why = |name: &str| super::inventory::surplus(&spec, name);
     for (name, reason) in [
         ("lm_head.bias", "`lm_head_bias`"),
@@ -339,7 +342,7 @@ fn tensors_without_a_place_are_refused_with_a_reason() {
 
 #[test]
 fn experts_are_found_in_either_form() {
-    let spec = read(&small(), mixtral::spec).unwrap();
+    let spec = read(&small(), &mixtral::FAMILY).unwrap();
     let count = |stored: &dyn Fn(&str) -> bool, part: &str| {
         let all = super::inventory::inventory(&spec, stored);
         all.iter().filter(|t| t.name.contains(part)).count()

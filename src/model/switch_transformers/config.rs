@@ -48,8 +48,8 @@ pub struct SwitchTransformersConfig {
     pub layer_norm_epsilon: f32,
     /// Rows of the embedding; may exceed the tokenizer's size.
     pub vocab_size: usize,
-    /// The decoder's first token; the padding token where the key is missing.
-    pub decoder_start_token_id: u32,
+    /// The decoder's first token.
+    pub decoder_start_token_id: Option<u32>,
     /// Padding.
     pub pad_token_id: u32,
     /// Ends of an output.
@@ -68,7 +68,6 @@ impl SwitchTransformersConfig {
         let (width, layers) = (1..=1 << 20, 1..=1 << 12);
         let num_layers = fields.need_whole("num_layers", layers.clone())?;
         let num_decoder_layers = fields.whole("num_decoder_layers", layers)?.unwrap_or(num_layers);
-        let pad_token_id = fields.token("pad_token_id")?.unwrap_or(0);
         let config = SwitchTransformersConfig {
             d_model: fields.need_whole("d_model", width.clone())?,
             d_kv: fields.need_whole("d_kv", width.clone())?,
@@ -89,8 +88,8 @@ impl SwitchTransformersConfig {
                 .unwrap_or(128),
             layer_norm_epsilon: fields.number("layer_norm_epsilon")?.unwrap_or(1e-6) as f32,
             vocab_size: fields.need_whole("vocab_size", 2..=1 << 28)?,
-            decoder_start_token_id: fields.token("decoder_start_token_id")?.unwrap_or(pad_token_id),
-            pad_token_id,
+            decoder_start_token_id: fields.token("decoder_start_token_id")?,
+            pad_token_id: fields.token("pad_token_id")?.unwrap_or(0),
             eos_token_id: fields.tokens("eos_token_id")?.unwrap_or(vec![1]),
         };
         config.check_sizes(&fields)?;
@@ -142,7 +141,7 @@ impl SwitchTransformersConfig {
             eos: self.eos_token_id.clone(),
             bos: None,
             pad: Some(self.pad_token_id),
-            decoder_start: Some(self.decoder_start_token_id),
+            decoder_start: self.decoder_start_token_id,
         }
     }
 
@@ -180,11 +179,8 @@ impl SwitchTransformersConfig {
             fields.refuse("layer_norm_epsilon", "a number above 0")
         );
         let ends = self.eos_token_id.iter().map(|&id| ("eos_token_id", id));
-        let others = [
-            ("decoder_start_token_id", self.decoder_start_token_id),
-            ("pad_token_id", self.pad_token_id),
-        ];
-        for (key, id) in ends.chain(others) {
+        let start = self.decoder_start_token_id.map(|id| ("decoder_start_token_id", id));
+        for (key, id) in ends.chain(start).chain([("pad_token_id", self.pad_token_id)]) {
             ensure!(
                 (id as usize) < self.vocab_size,
                 fields.refuse(key, &format!("below vocab_size ({})", self.vocab_size))

@@ -1,0 +1,61 @@
+//! Requests of batch files: what is followed row by row, what is told, and what is refused.
+
+use crate::place::{bundled, read, Place};
+use serde_json::json;
+use std::fs;
+
+#[test]
+fn what_rows_ask_for_in_vain_is_told_once() {
+    let Some(place) = Place::new() else { return };
+    let row = |extra: serde_json::Value| {
+        let mut body = json!({"model": "m", "prompt": "The file", "max_tokens": 3});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!({"custom_id": "r", "url": "/v1/completions", "body": body}).to_string() + "\n"
+    };
+    let rows = [
+        json!({"temperature": 0, "top_p": 1, "n": 1}),
+        json!({"temperature": 0.7, "n": 3}),
+        json!({"temperature": 0.9, "logprobs": true}),
+    ];
+    let input = place.write("requests.jsonl", rows.map(row).concat());
+    let end = place.run_job("generate", 2, &bundled("lm"), &input, "out.h5", "--dtype f32");
+    end.says(&[
+        "requests.jsonl, line 2: `temperature`: 0.7 is not followed (2 rows ask for one of its own; --temperature is for all rows)",
+        "requests.jsonl, line 2: `n`: 3 is not followed (1 row asks for one of its own)",
+        "requests.jsonl, line 3: `logprobs`: true is not followed (1 row asks for one of its own; --scores is for all rows)",
+    ]);
+    assert_eq!(end.stderr.matches("is not followed").count(), 3, "{end:#?}");
+    end.ok();
+    let flags = "--dtype f32 --overwrite --temperature 0.9 --scores";
+    let end = place.run_job("generate", 1, &bundled("lm"), &input, "out.h5", flags);
+    assert_eq!(end.stderr.matches("is not followed").count(), 2, "{end:#?}");
+    end.says(&["line 1: `temperature`: 0 is"]);
+}
+
+#[test]
+fn chats_in_parts_and_with_tools_go_through_the_template() {
+    let Some(place) = Place::new() else { return };
+    let model = place.path("lm");
+    fs::create_dir_all(&model).unwrap();
+    for entry in fs::read_dir(bundled("lm")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let template = |text: &str| fs::write(model.join("chat_template.jinja"), text).unwrap();
+    template("{{ tools[0].name }}{% for m in messages %}{{ m.content }}{% endfor %}");
+    let parts = json!([{"type": "text", "text": " fi"}, {"type": "text", "text": "le"}]);
+    let chat = json!({"messages": [{"role": "user", "content": parts}], "tools": [{"name": "The"}]});
+    let input = place.write("chat.jsonl", format!("{chat}\n{{\"prompt\": \"The file\"}}\n"));
+    let flags = "--dtype f32 --max-new-tokens 5 --overwrite";
+    place.run_job("generate", 1, &model, &input, "out.h5", flags).ok();
+    let rows = read(&place.path("out.h5"));
+    assert_eq!(rows[0].output, rows[1].output);
+
+    template("{% for m in messages %}{{ m.content }}{% endfor %}");
+    let end = place.run_job("generate", 1, &model, &input, "out.h5", flags);
+    end.refused(&["chat.jsonl, line 1", "does not read `tools`", "leave `tools` out"]);
+    let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]});
+    let input = place.write("image.jsonl", format!("\n{image}\n"));
+    let end = place.run_job("generate", 1, &model, &input, "out.h5", flags);
+    end.refused(&["line 2", "`image_url`", "only text is read"]);
+}
