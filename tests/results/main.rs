@@ -1,0 +1,7 @@
+//! The results room: segments, resume, merge, reading back, `show` and `merge`.
+
+mod job;
+mod killed;
+mod merged;
+mod parts;
+mod read;
