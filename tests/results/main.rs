@@ -2,6 +2,7 @@
 
 mod job;
 mod killed;
+mod large;
 mod merged;
 mod parts;
 mod read;

@@ -1,6 +1,7 @@
 //! Reading and showing what is finished, and what is no finished file.
 
 use super::job::{folder, folder_alone, open, row, run_split, show, write, Dice};
+use super::large::score;
 use serde_json::json;
 use sluicegate::job;
 use sluicegate::job::show::{ShowFormat, ShowOptions};
@@ -156,4 +157,63 @@ fn other_readers_can_open_it() {
     ] {
         assert!(text.contains(found), "{found} is not in h5dump's output");
     }
+}
+
+#[test]
+fn datasets_of_another_length_are_named() {
+    let folder = folder();
+    let out = folder.path().join("out.h5");
+    score(&out, 6).merge(&mut Tally::default()).expect("a merge");
+    let whole = fs::read(&out).expect("bytes");
+    let refused = |change: &dyn Fn(&hdf5::File)| {
+        fs::write(&out, &whole).expect("written");
+        let file = hdf5::File::open_rw(&out).expect("a file");
+        change(&file);
+        file.close().expect("closed");
+        format!("{:#}", Results::open(&out).map(drop).expect_err("refused"))
+    };
+    for name in [
+        "scores/logprobs",
+        "scores/ranks",
+        "scores/top_ids",
+        "scores/top_logprobs",
+        "tokens/ids",
+    ] {
+        let message = refused(&|file| {
+            let data = file.dataset(name).expect(name);
+            let mut shape = data.shape();
+            shape[0] -= 1;
+            data.resize(shape).expect("cut");
+        });
+        for part in ["out.h5 is damaged", &format!("/{name} has "), "/offsets says "] {
+            assert!(message.contains(part), "{name}: {message}");
+        }
+    }
+    for name in ["scores/offsets", "tokens/offsets", "output/score"] {
+        let message = refused(&|file| file.dataset(name).expect(name).resize(vec![4]).expect("cut"));
+        assert!(message.contains(&format!("/{name} has 4")), "{name}: {message}");
+    }
+    let message = refused(&|file| {
+        let scores = file.group("scores").expect("a group");
+        scores.unlink("top_logprobs").expect("gone");
+        let tokens = scores.dataset("logprobs").expect("a dataset").shape()[0];
+        let narrow = scores.new_dataset::<f32>().shape((tokens, 3));
+        narrow.create("top_logprobs").expect("made");
+    });
+    assert!(
+        message.contains("/scores/top_logprobs has 3 numbers a token"),
+        "{message}"
+    );
+    // What only shows as rows are read.
+    fs::write(&out, &whole).expect("written");
+    let file = hdf5::File::open_rw(&out).expect("a file");
+    let offsets = file.dataset("scores/offsets").expect("a dataset");
+    let mut wrong = offsets.read_raw::<u64>().expect("offsets");
+    wrong[2] = 1 << 40;
+    offsets.write_raw(&wrong).expect("written");
+    file.close().expect("closed");
+    let message = Results::open(&out)
+        .and_then(|results| results.read(0..2))
+        .expect_err("refused");
+    assert!(format!("{message:#}").contains("/scores/offsets"), "{message:#}");
 }
