@@ -1,11 +1,11 @@
 //! `sluice generate`: what a model writes after prompts.
 
 use super::generation::{self, Generating};
-use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::run::{self, Done, Figures, Place, Planned, Setup, Taken, Task};
 use super::words::{self, Words};
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::exit::Exit;
-use crate::cli::run::{OnError, RunArgs};
+use crate::cli::run::OnError;
 use crate::cli::GenerateArgs;
 use crate::comm::Comm;
 use crate::corpus::{Kind, Prompt, Reading, Record, Scan, Tokenizer};
@@ -17,7 +17,6 @@ use crate::model::Model;
 use crate::results::{Row, Status};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Tokens of an output at most where neither the command line nor the checkpoint says.
@@ -34,17 +33,17 @@ pub fn run(args: &GenerateArgs, world: &dyn Comm) -> Result<Exit> {
 /// The job with its checkpoint.
 struct Generate<'a> {
     args: &'a GenerateArgs,
-    opened: Opened,
+    setup: Setup<'a>,
     tokenizer: Arc<Tokenizer>,
     settings: Settings,
     stops: Arc<Stops>,
-    warnings: Vec<String>,
 }
 
 impl Generate<'_> {
     fn open(args: &GenerateArgs) -> Result<Generate<'_>> {
         let dir = &args.run.model;
-        let opened = Opened::open(dir, args.run.dtype)?;
+        let mut setup = Setup::open("generate", &args.run, &args.inputs, args)?;
+        let opened = &setup.opened;
         let family = opened.architecture.family();
         let Words::Plain(tokenizer) = Words::load(dir, opened.architecture.as_ref())? else {
             bail!(
@@ -58,7 +57,6 @@ impl Generate<'_> {
             // A length that counts the prompt means little for prompts of all lengths.
             defaults.max_new_tokens = Some(MAX_NEW_TOKENS);
         }
-        let warnings = generation::not_followed(dir, &defaults);
         let mut settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
         settings.sampling = sampling(args)?;
         ensure!(
@@ -66,20 +64,20 @@ impl Generate<'_> {
             "generation_config.json asks for {} beams: beams are searched, not drawn; give --num-beams 1",
             settings.beams
         );
+        setup.warnings = generation::not_followed(dir, &defaults);
         Ok(Generate {
             args,
-            stops: Arc::new(Stops::new(args.stop.clone())?),
-            opened,
+            setup,
             tokenizer: Arc::new(*tokenizer),
             settings,
-            warnings,
+            stops: Arc::new(Stops::new(args.stop.clone())?),
         })
     }
 
     /// Ids of a prompt, and whether it was cut to the model's length, as what an encoder reads is.
     fn tokenize(&self, record: &Record) -> Result<(Vec<u32>, bool)> {
         Ok(match &record.prompt {
-            Prompt::Text if self.opened.architecture.shape().encoder => {
+            Prompt::Text if self.setup.opened.architecture.shape().encoder => {
                 words::cut_source(&self.tokenizer, &record.text)?
             }
             Prompt::Text => (self.tokenizer.encode(&record.text, true)?, false),
@@ -92,14 +90,14 @@ impl Generate<'_> {
     fn most(&self, record: &Record, prompt: usize) -> Result<usize, String> {
         let own = record.settings.max_new_tokens.map_or(usize::MAX, |n| n as usize);
         let mut most = own.min(self.settings.max_length - 1);
-        if !self.opened.architecture.shape().encoder {
+        if !self.setup.opened.architecture.shape().encoder {
             if prompt == 0 {
                 return Err("the prompt has no tokens".into());
             }
             if let (Some(length), None) = (self.args.generation.max_length, self.args.generation.max_new_tokens) {
                 most = most.min(length.saturating_sub(prompt));
             }
-            if let Some(positions) = self.opened.architecture.shape().positions {
+            if let Some(positions) = self.setup.opened.architecture.shape().positions {
                 if prompt >= positions {
                     return Err(format!(
                         "the prompt has {prompt} tokens, the model was trained for {positions} positions: shorten it"
@@ -140,39 +138,15 @@ impl Task for Generate<'_> {
     type Work = Batch;
     type Pending = Pending;
 
-    fn name(&self) -> &'static str {
-        "generate"
-    }
-
-    fn tokens(&self) -> &'static str {
-        "generated"
-    }
-
-    fn run(&self) -> &RunArgs {
-        &self.args.run
-    }
-
-    fn arguments(&self) -> Result<Value> {
-        Ok(serde_json::to_value(self.args)?)
-    }
-
-    fn inputs(&self) -> &[PathBuf] {
-        &self.args.inputs
+    fn setup(&self) -> &Setup<'_> {
+        &self.setup
     }
 
     fn reading(&self) -> Reading {
         Reading {
-            id_limit: Some(self.opened.architecture.shape().vocab_size as u32),
+            id_limit: Some(self.setup.opened.architecture.shape().vocab_size as u32),
             ..self.args.input.reading(Kind::Prompts)
         }
-    }
-
-    fn opened(&self) -> &Opened {
-        &self.opened
-    }
-
-    fn outputs(&self) -> u64 {
-        1
     }
 
     fn fields(&self) -> Vec<(&'static str, Value)> {
@@ -191,10 +165,6 @@ impl Task for Generate<'_> {
         fields
     }
 
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
     fn examine(&self, scan: &Scan) -> Result<()> {
         match scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
             Some(row) => {
@@ -209,10 +179,6 @@ impl Task for Generate<'_> {
         if let Some(tokenizer) = Arc::get_mut(&mut self.tokenizer) {
             tokenizer.set_time(started);
         }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
     }
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
@@ -299,7 +265,7 @@ impl Task for Generate<'_> {
             ..Row::default()
         };
         let keeps_scores = self.args.generation.scores;
-        let mut done = generation::done(row, finished, &self.settings, cut, keeps_scores, &self.opened);
+        let mut done = generation::done(row, finished, &self.settings, cut, keeps_scores, &self.setup.opened);
         if stopped {
             done.row.status = if cut { Status::InputCut } else { Status::Ok };
         }

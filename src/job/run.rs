@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 pub use summary::size;
 use summary::{Meterman, RankSummary, Run};
-pub use task::{Counted, Done, Figures, Place, Planned, Taken, Task};
+pub use task::{Counted, Done, Figures, Place, Planned, Setup, Taken, Task};
 
 /// Runs a job; collective over all ranks. `open` opens its checkpoint.
 ///
@@ -82,8 +82,8 @@ pub fn run<T: Task>(
         let binding = launch::binding_warnings(&environment, &bindings, &threads);
         warnings
             .iter()
-            .chain(&task.opened().architecture.warnings())
-            .chain(&task.warnings())
+            .chain(&task.setup().opened.architecture.warnings())
+            .chain(&task.setup().warnings)
             .chain(&binding)
             .for_each(|w| log::warn!("{w}"));
     }
@@ -185,7 +185,7 @@ struct Started<'a, T> {
 impl<T: Task> Started<'_, T> {
     /// Loads the model and works until no row is left, or a signal comes; collective over all ranks.
     fn work(&self, parts: &Parts) -> Result<(End, Vec<RankSummary>)> {
-        let (world, args, dtype) = (self.world, self.task.run(), self.task.opened().dtype);
+        let (world, args, dtype) = (self.world, self.task.run(), self.task.setup().opened.dtype);
         let group_size = world.size() / self.groups;
         let group = world.rank() / group_size;
         let comm = world.split(group);
@@ -282,7 +282,7 @@ impl<T: Task> Started<'_, T> {
     }
 
     fn load(&self, comm: &dyn Comm) -> Result<Box<dyn Model>> {
-        let opened = self.task.opened();
+        let opened = &self.task.setup().opened;
         let speaks = self.world.rank() == 0;
         let mut said = Instant::now();
         let mut progress = |layer: usize, layers: usize| {
@@ -354,7 +354,7 @@ fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, ranks: &[RankSummary
             summary.rows,
             size(summary.bytes)
         );
-        if plan::is_stdin(task.inputs()) {
+        if plan::is_stdin(task.setup().inputs) {
             let _ = std::fs::remove_file(plan::spool_of(&args.output));
         }
     } else {

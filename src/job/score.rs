@@ -1,9 +1,8 @@
 //! `sluice score`: log-probabilities of given texts, and perplexity.
 
-use super::run::{self, size, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::run::{self, size, Done, Figures, Opened, Place, Planned, Setup, Taken, Task};
 use super::words::Words;
 use crate::cli::exit::Exit;
-use crate::cli::run::RunArgs;
 use crate::cli::score::Prefix as Before;
 use crate::cli::{Memory, ScoreArgs};
 use crate::comm::Comm;
@@ -17,7 +16,6 @@ use crate::model::Model;
 use crate::results::{Judge, Metric, MetricValue, Row, Status, Tally};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
-use std::path::PathBuf;
 
 /// Tokens of a window where nothing else is said.
 const WINDOW: usize = 2048;
@@ -36,16 +34,16 @@ pub fn run(args: &ScoreArgs, world: &dyn Comm) -> Result<Exit> {
 /// The job with its checkpoint.
 struct Score<'a> {
     args: &'a ScoreArgs,
-    opened: Opened,
+    setup: Setup<'a>,
     words: Words,
     settings: Settings,
-    warnings: Vec<String>,
 }
 
 impl Score<'_> {
     fn open(args: &ScoreArgs) -> Result<Score<'_>> {
         let dir = &args.run.model;
-        let opened = Opened::open(dir, args.run.dtype)?;
+        let mut setup = Setup::open("score", &args.run, &args.inputs, args)?;
+        let opened = &setup.opened;
         let words = Words::load(dir, opened.architecture.as_ref())?;
         opened.check_vocabulary(dir, words.vocab_size())?;
         let (shape, family) = (opened.architecture.shape(), opened.architecture.family());
@@ -60,13 +58,13 @@ impl Score<'_> {
             ),
             _ => {}
         }
-        let (settings, warnings) = settings(args, &opened, &words)?;
+        let (settings, warnings) = settings(args, opened, &words)?;
+        setup.warnings = warnings;
         Ok(Score {
             args,
-            opened,
+            setup,
             words,
             settings,
-            warnings,
         })
     }
 
@@ -146,37 +144,17 @@ impl Task for Score<'_> {
     type Work = Scorer;
     type Pending = Pending;
 
-    fn name(&self) -> &'static str {
-        "score"
+    fn setup(&self) -> &Setup<'_> {
+        &self.setup
     }
 
     fn tokens(&self) -> &'static str {
         "scored"
     }
 
-    fn run(&self) -> &RunArgs {
-        &self.args.run
-    }
-
-    fn arguments(&self) -> Result<Value> {
-        Ok(serde_json::to_value(self.args)?)
-    }
-
-    fn inputs(&self) -> &[PathBuf] {
-        &self.args.inputs
-    }
-
     fn reading(&self) -> Reading {
         let kind = if self.args.pairs { Kind::Pairs } else { Kind::Documents };
         self.args.input.reading(kind)
-    }
-
-    fn opened(&self) -> &Opened {
-        &self.opened
-    }
-
-    fn outputs(&self) -> u64 {
-        1
     }
 
     fn fields(&self) -> Vec<(&'static str, Value)> {
@@ -196,10 +174,6 @@ impl Task for Score<'_> {
         ]
     }
 
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
     fn examine(&self, scan: &Scan) -> Result<()> {
         let args = self.args;
         match args.pairs {
@@ -208,10 +182,6 @@ impl Task for Score<'_> {
                 .check_languages([&args.source, &args.target], args.run.on_error, scan),
             false => Ok(()),
         }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
     }
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Scorer>> {
@@ -280,7 +250,7 @@ impl Task for Score<'_> {
     fn finish(&self, pending: Pending, finished: Finished) -> Result<Done> {
         let Finished { ids, scores, trace, .. } = finished;
         let (top_ids, top_logprobs) = scores.top.into_iter().unzip();
-        let top_k = self.opened.architecture.shape().top_k;
+        let top_k = self.setup.opened.architecture.shape().top_k;
         let row = Row {
             status: if pending.cut { Status::InputCut } else { Status::Ok },
             score: scores.logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() as f32,

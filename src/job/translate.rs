@@ -4,11 +4,10 @@ mod quality;
 
 use super::generation::{self, Generating};
 use super::languages;
-use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::run::{self, Done, Figures, Place, Planned, Setup, Taken, Task};
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::check;
 use crate::cli::exit::Exit;
-use crate::cli::run::RunArgs;
 use crate::cli::TranslateArgs;
 use crate::comm::Comm;
 use crate::corpus::{Kind, NllbTokenizer, Reading, Record, Scan};
@@ -19,7 +18,6 @@ use crate::results::{Row, Status};
 use anyhow::{ensure, Result};
 use quality::Quality;
 use serde_json::{json, Value};
-use std::path::PathBuf;
 
 /// Runs the job; collective over all ranks.
 ///
@@ -32,16 +30,16 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
 /// The job with its checkpoint.
 struct Translate<'a> {
     args: &'a TranslateArgs,
-    opened: Opened,
+    setup: Setup<'a>,
     tokenizer: NllbTokenizer,
     settings: Settings,
-    warnings: Vec<String>,
 }
 
 impl Translate<'_> {
     fn open(args: &TranslateArgs) -> Result<Translate<'_>> {
         let dir = &args.run.model;
-        let opened = Opened::open(dir, args.run.dtype)?;
+        let mut setup = Setup::open("translate", &args.run, &args.inputs, args)?;
+        let opened = &setup.opened;
         let family = opened.architecture.family();
         ensure!(
             family == "nllb-moe",
@@ -52,18 +50,18 @@ impl Translate<'_> {
         let tokenizer = NllbTokenizer::load(dir)?;
         opened.check_vocabulary(dir, tokenizer.vocab_size())?;
         let defaults = GenerationDefaults::load(dir)?;
-        let mut warnings = generation::not_followed(dir, &defaults);
+        let settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
+        setup.warnings = generation::not_followed(dir, &defaults);
         for target in args.target.iter().filter(|t| Some(*t) == args.source.as_ref()) {
-            warnings.push(format!(
+            setup.warnings.push(format!(
                 "--target {target} is also the source language: the model is asked to translate it into itself"
             ));
         }
         Ok(Translate {
             args,
-            settings: generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?,
-            opened,
+            setup,
             tokenizer,
-            warnings,
+            settings,
         })
     }
 }
@@ -80,32 +78,12 @@ impl Task for Translate<'_> {
     type Work = Batch;
     type Pending = Pending;
 
-    fn name(&self) -> &'static str {
-        "translate"
-    }
-
-    fn tokens(&self) -> &'static str {
-        "generated"
-    }
-
-    fn run(&self) -> &RunArgs {
-        &self.args.run
-    }
-
-    fn arguments(&self) -> Result<Value> {
-        Ok(serde_json::to_value(self.args)?)
-    }
-
-    fn inputs(&self) -> &[PathBuf] {
-        &self.args.inputs
+    fn setup(&self) -> &Setup<'_> {
+        &self.setup
     }
 
     fn reading(&self) -> Reading {
         self.args.input.reading(Kind::Sentences)
-    }
-
-    fn opened(&self) -> &Opened {
-        &self.opened
     }
 
     fn outputs(&self) -> u64 {
@@ -127,10 +105,6 @@ impl Task for Translate<'_> {
         let args = self.args;
         languages::of_rows(&args.source, &args.target, args.run.on_error, scan, &self.tokenizer)?;
         quality::references(self.args, scan)
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
     }
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
@@ -222,7 +196,7 @@ impl Task for Translate<'_> {
             &self.settings,
             cut,
             keeps_scores,
-            &self.opened,
+            &self.setup.opened,
         ))
     }
 
