@@ -216,14 +216,8 @@ impl Task for Generate<'_> {
         let asked = asked.and_then(|(ids, cut)| Ok((self.most(record, ids.len())?, ids, cut)));
         let (most, ids, cut) = match asked {
             Ok(asked) => asked,
-            Err(why) if self.args.run.on_error == OnError::Fail => {
-                bail!(
-                    "row {} of the input, counted from 0: {why}; or give --on-error skip",
-                    record.index
-                )
-            }
             Err(why) => {
-                taken.why = Some(why);
+                taken.why = Some(self.setup.skip(record, why)?);
                 taken.rows.push(finished(Status::Failed));
                 return Ok(taken);
             }

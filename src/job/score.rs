@@ -69,12 +69,17 @@ impl Score<'_> {
     }
 
     /// Ids of a record: the source of a pair, and the text that is scored; and whether one was cut to the model's length.
+    /// An error is the row's.
     fn tokenize(&self, record: &Record, languages: &[String; 2]) -> Result<([Vec<u32>; 2], bool)> {
+        if let Some(problem) = &record.problem {
+            bail!("{problem}");
+        }
         if !self.args.pairs {
             let specials = self.settings.prefix == Prefix::None;
             let ids = self.words.plain()?.encode(&record.text, specials)?;
             return Ok(([Vec::new(), ids], false));
         }
+        ensure!(self.words.knows(languages), "no language is named for it");
         let (source, source_cut) = self.words.source(&record.text, Some(&languages[0]))?;
         let text = record.target.as_deref().unwrap_or_default();
         let (target, target_cut) = self.words.source(text, Some(&languages[1]))?;
@@ -223,21 +228,22 @@ impl Task for Score<'_> {
             record.target_lang.as_ref().or(self.args.target.as_ref()),
         ]
         .map(|code| code.cloned().unwrap_or_default());
-        if record.problem.is_none() && !record.is_blank() && (!self.args.pairs || self.words.knows(&languages)) {
-            let ([source, ids], cut) = self.tokenize(record, &languages)?;
-            if self.settings.scores_any(ids.len()) {
-                taken.request = Some(Request { key, source, ids });
-                let record = record.clone();
-                taken.pending.push((key, Pending { record, languages, cut }));
-                return Ok(taken);
-            }
-            row.ids = ids;
-        } else if record.problem.is_none() && record.is_blank() {
+        if record.problem.is_none() && record.is_blank() {
             row.status = Status::Blank;
         } else {
-            let why = || "no language is named for it".to_string();
-            taken.why = Some(record.problem.clone().unwrap_or_else(why));
-            row.status = Status::Failed;
+            match self.tokenize(record, &languages) {
+                Ok(([source, ids], cut)) if self.settings.scores_any(ids.len()) => {
+                    taken.request = Some(Request { key, source, ids });
+                    let record = record.clone();
+                    taken.pending.push((key, Pending { record, languages, cut }));
+                    return Ok(taken);
+                }
+                Ok(([_, ids], _)) => row.ids = ids,
+                Err(error) => {
+                    taken.why = Some(self.setup.skip(record, format!("{error:#}"))?);
+                    row.status = Status::Failed;
+                }
+            }
         }
         taken.rows.push(of_record(row, record, &languages));
         Ok(taken)

@@ -123,8 +123,16 @@ impl Task for Translate<'_> {
         let source = record.source_lang.clone().or_else(|| self.args.source.clone());
         let blank = record.is_blank() && record.problem.is_none();
         let mut outputs = Vec::new();
-        let ids = match (&record.problem, &source) {
-            (None, Some(source)) if !blank => Some(self.tokenizer.source(&record.text, source)?),
+        let mut problem = record.problem.clone();
+        let unread = problem.is_some() || blank;
+        let ids = match &source {
+            Some(source) if !unread => match self.tokenizer.source(&record.text, source) {
+                Ok(ids) => Some(ids),
+                Err(error) => {
+                    problem = Some(self.setup.skip(record, format!("{error:#}"))?);
+                    None
+                }
+            },
             _ => None,
         };
         let source = source.unwrap_or_default();
@@ -149,7 +157,7 @@ impl Task for Translate<'_> {
                 }
                 (_, target) => {
                     let why = || "no language is named for it".to_string();
-                    taken.why = record.problem.clone().or_else(|| (!blank).then(why));
+                    taken.why = problem.clone().or_else(|| (!blank).then(why));
                     taken.rows.push(Row {
                         index: key,
                         id: record.id.clone(),

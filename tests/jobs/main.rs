@@ -16,3 +16,4 @@ mod score;
 mod sharing;
 mod small_model;
 mod trained;
+mod unusable;

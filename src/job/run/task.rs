@@ -1,13 +1,13 @@
 //! What tells one job over a corpus from another.
 
 use super::plan::Opened;
-use crate::cli::run::RunArgs;
+use crate::cli::run::{OnError, RunArgs};
 use crate::corpus::{Reading, Record, Scan};
 use crate::decode::trace::{TokenRoutes, Trace};
 use crate::decode::workload::Workload;
 use crate::model::Model;
 use crate::results::{Judge, Row, Tally};
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -47,6 +47,19 @@ impl<'a> Setup<'a> {
             opened: Opened::open(&run.model, run.dtype)?,
             warnings: Vec::new(),
         })
+    }
+
+    /// Gives back why a row cannot be used, where such rows are skipped.
+    ///
+    /// # Errors
+    /// Where they are not: the row and the reason.
+    pub fn skip(&self, record: &Record, why: String) -> Result<String> {
+        ensure!(
+            self.run.on_error == OnError::Skip,
+            "row {} of the input, counted from 0: {why}; --on-error skip goes on without such rows",
+            record.index
+        );
+        Ok(why)
     }
 }
 
