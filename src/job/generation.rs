@@ -172,7 +172,7 @@ impl Generating<'_> {
         }
         Ok(Planned {
             work: Batch::new(settings.clone(), limits, net).with_mean(demand.mean_tokens),
-            caches,
+            held: caches,
             in_flight: format!("{} outputs and {} source tokens", limits.outputs, limits.tokens),
         })
     }

@@ -203,16 +203,16 @@ impl<T: Task> Started<'_, T> {
         let place = self.place();
         let Planned {
             work: mut batch,
-            caches,
+            held,
             in_flight,
         } = agree(world, self.task.workload(net.as_ref(), &place))?;
         let weights = net.bytes();
         if world.rank() == 0 {
-            let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
+            let (ranks, weights, held) = (world.size(), size(weights), size(held));
             log::info!(
-                "{} rows on {ranks} ranks in {} groups, {} threads each ({}, {}); rank 0 holds weights of {weights}, caches up to \
-                 {caches} for {in_flight} in flight",
-                self.rows, self.groups, self.threads, device.isa().name(), dtype_name(dtype)
+                "{} rows on {ranks} ranks in {} groups, {} threads each ({}, {}); rank 0 holds weights of {weights}, {} up to \
+                 {held} for {in_flight} in flight",
+                self.rows, self.groups, self.threads, device.isa().name(), dtype_name(dtype), self.task.held()
             );
         }
         let Some(scan) = &self.prepared.scan else {
@@ -255,7 +255,7 @@ impl<T: Task> Started<'_, T> {
         let run = Run {
             group,
             weights,
-            caches,
+            held,
             seconds,
             cpu_seconds,
             progress: progress.get(),

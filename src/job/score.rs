@@ -80,9 +80,9 @@ impl Score<'_> {
             return Ok(([Vec::new(), ids], false));
         }
         ensure!(self.words.knows(languages), "no language is named for it");
-        let (source, source_cut) = self.words.source(&record.text, Some(&languages[0]))?;
+        let (source, source_cut) = self.words.encode(&record.text, Some(&languages[0]))?;
         let text = record.target.as_deref().unwrap_or_default();
-        let (target, target_cut) = self.words.source(text, Some(&languages[1]))?;
+        let (target, target_cut) = self.words.encode(text, Some(&languages[1]))?;
         Ok(([source, target], source_cut || target_cut))
     }
 }
@@ -157,6 +157,10 @@ impl Task for Score<'_> {
         "scored"
     }
 
+    fn held(&self) -> &'static str {
+        "activations"
+    }
+
     fn reading(&self) -> Reading {
         let kind = if self.args.pairs { Kind::Pairs } else { Kind::Documents };
         self.args.input.reading(kind)
@@ -215,7 +219,7 @@ impl Task for Score<'_> {
         let portion = portion.min((place.room / 2 / token) as usize).max(1);
         Ok(Planned {
             work: Scorer::new(self.settings, portion, place.mean_tokens, net),
-            caches: (portion + place.mean_tokens.min(window)) as u64 * token,
+            held: (portion + place.mean_tokens.min(window)) as u64 * token,
             in_flight: format!("{portion} tokens"),
         })
     }

@@ -13,6 +13,7 @@ use crate::comm::Comm;
 use crate::corpus::{Kind, NllbTokenizer, Reading, Record, Scan};
 use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::search::Settings;
+use crate::model::nllb_moe::FAMILY;
 use crate::model::Model;
 use crate::results::{Row, Status};
 use anyhow::{ensure, Result};
@@ -42,8 +43,8 @@ impl Translate<'_> {
         let opened = &setup.opened;
         let family = opened.architecture.family();
         ensure!(
-            family == "nllb-moe",
-            "{}: translate is for models that know languages (nllb-moe), this is {family}; sluice generate takes its prompts, \
+            family == FAMILY,
+            "{}: translate is for models that know languages ({FAMILY}), this is {family}; sluice generate takes its prompts, \
              such as \"translate English to German: ...\"",
             dir.display()
         );

@@ -251,7 +251,7 @@ impl Results {
         self.rows.scores.is_some()
     }
 
-    /// Does it hold output texts? (A `score` job has none.)
+    /// Does it hold output texts? Of a `score` job they are the targets of pairs, and without pairs there are none.
     pub fn has_output(&self) -> bool {
         self.rows.output.is_some()
     }

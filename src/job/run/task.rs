@@ -80,6 +80,10 @@ pub trait Task {
     fn tokens(&self) -> &'static str {
         "generated"
     }
+    /// What rows under way fill memory with: caches, activations.
+    fn held(&self) -> &'static str {
+        "caches"
+    }
     /// What is read from a row.
     fn reading(&self) -> Reading;
     /// Outputs of each record: output `i` belongs to record `i / outputs`.
@@ -102,7 +106,7 @@ pub trait Task {
     fn examine(&self, scan: &Scan) -> Result<()>;
     /// Is told when the job was first started, in seconds since 1970; the same on every rank and at every start.
     fn begin(&mut self, _started: i64) {}
-    /// The running batch and the bytes that its caches may come to hold. The same on every rank.
+    /// The running batch and the bytes that its rows may come to fill. The same on every rank.
     ///
     /// # Errors
     /// When the memory doesn't do.
@@ -146,8 +150,8 @@ pub struct Place {
 pub struct Planned<W> {
     /// The batch.
     pub work: W,
-    /// Bytes that its caches may come to hold.
-    pub caches: u64,
+    /// Bytes that its rows may come to fill, as [`Task::held`] says what with.
+    pub held: u64,
     /// What is in flight, in words.
     pub in_flight: String,
 }
