@@ -118,7 +118,7 @@ pub fn run<T: Task>(
         }
         End::Done => {
             signal::end_listening();
-            agree(world, finish(&task, world, parts, &ranks, kept))
+            agree(world, finish(&task, world, parts, ranks, kept))
         }
     }
 }
@@ -338,7 +338,7 @@ fn least(world: &dyn Comm, own: u64) -> u64 {
 }
 
 /// Rank 0 puts the file together and says how it went; the others have nothing left to do.
-fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, ranks: &[RankSummary], kept: u64) -> Result<Exit> {
+fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, mut ranks: Vec<RankSummary>, kept: u64) -> Result<Exit> {
     if world.rank() != 0 {
         return Ok(Exit::Done);
     }
@@ -361,17 +361,18 @@ fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, ranks: &[RankSummary
         log::info!("left unmerged: sluice merge {}", parts.dir().display());
     }
     let figures = merged.then_some(figures.as_ref());
+    summary::look_again(&mut ranks);
     if !ranks.is_empty() {
         // A reader that went away is no reason to fail.
-        let _ = summary::print(&mut stdout(), task, ranks, figures, kept);
+        let _ = summary::print(&mut stdout(), task, &ranks, figures, kept);
     }
     crash_point("report");
     if let Some(path) = &args.report {
-        let report = summary::report(task, ranks, figures)?;
+        let report = summary::report(task, &ranks, figures)?;
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("--report {}", path.display()))?;
     }
-    let failed = figures.map_or(summary::failed(ranks), |f| f.tally().statuses[Status::Failed as usize]);
+    let failed = figures.map_or(summary::failed(&ranks), |f| f.tally().statuses[Status::Failed as usize]);
     if failed > 0 {
         log::warn!("{failed} rows failed (status 4)");
         return Ok(Exit::SomeRowsFailed);

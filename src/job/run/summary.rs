@@ -156,6 +156,13 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         .collect()
 }
 
+/// Takes this process's peak of memory anew: rank 0 has put the file together since all ranks were heard.
+pub fn look_again(ranks: &mut [RankSummary]) {
+    if let Some(own) = ranks.first_mut() {
+        own.peak_memory = memory::peak();
+    }
+}
+
 /// Rows that could not be used, over all ranks.
 pub fn failed(ranks: &[RankSummary]) -> u64 {
     ranks.iter().map(|r| r.failed).sum()
