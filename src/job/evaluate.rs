@@ -19,7 +19,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Rows held in memory at a time.
+/// Rows held in memory at a time, at most.
 const BLOCK: u64 = 4096;
 
 /// Languages that an error names.

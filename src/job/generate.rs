@@ -1,11 +1,11 @@
 //! `sluice generate`: what a model writes after prompts.
 
 use super::generation::{self, Generating};
-use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::run::{self, Done, Figures, Place, Planned, Setup, Taken, Task};
 use super::words::{self, Words};
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::exit::Exit;
-use crate::cli::run::{OnError, RunArgs};
+use crate::cli::run::OnError;
 use crate::cli::GenerateArgs;
 use crate::comm::Comm;
 use crate::corpus::{Kind, Prompt, Reading, Record, Scan, Tokenizer};
@@ -17,7 +17,6 @@ use crate::model::Model;
 use crate::results::{Row, Status};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Tokens of an output at most where neither the command line nor the checkpoint says.
@@ -34,19 +33,19 @@ pub fn run(args: &GenerateArgs, world: &dyn Comm) -> Result<Exit> {
 /// The job with its checkpoint.
 struct Generate<'a> {
     args: &'a GenerateArgs,
-    opened: Opened,
+    setup: Setup<'a>,
     tokenizer: Arc<Tokenizer>,
     settings: Settings,
     /// Tokens of prompt and output together before which an output may not end; 0 where only the output's count.
     least_with_prompt: usize,
     stops: Arc<Stops>,
-    warnings: Vec<String>,
 }
 
 impl Generate<'_> {
     fn open(args: &GenerateArgs) -> Result<Generate<'_>> {
         let dir = &args.run.model;
-        let opened = Opened::open(dir, args.run.dtype)?;
+        let mut setup = Setup::open("generate", &args.run, &args.inputs, args)?;
+        let opened = &setup.opened;
         let family = opened.architecture.family();
         let Words::Plain(tokenizer) = Words::load(dir, opened.architecture.as_ref())? else {
             bail!(
@@ -79,21 +78,21 @@ impl Generate<'_> {
             "generation_config.json asks for {} beams: beams are searched, not drawn; give --num-beams 1",
             settings.beams
         );
+        setup.warnings = warnings;
         Ok(Generate {
             args,
-            stops: Arc::new(Stops::new(args.stop.clone())?),
-            opened,
+            setup,
             tokenizer: Arc::new(*tokenizer),
             settings,
             least_with_prompt,
-            warnings,
+            stops: Arc::new(Stops::new(args.stop.clone())?),
         })
     }
 
     /// Ids of a prompt, and whether it was cut to the model's length, as what an encoder reads is.
     fn tokenize(&self, record: &Record) -> Result<(Vec<u32>, bool)> {
         Ok(match &record.prompt {
-            Prompt::Text if self.opened.architecture.shape().encoder => {
+            Prompt::Text if self.setup.opened.architecture.shape().encoder => {
                 words::cut_source(&self.tokenizer, &record.text)?
             }
             Prompt::Text => (self.tokenizer.encode(&record.text, true)?, false),
@@ -165,14 +164,14 @@ impl Generate<'_> {
     fn most(&self, record: &Record, prompt: usize) -> Result<usize, String> {
         let own = record.settings.max_new_tokens.map_or(usize::MAX, |n| n as usize);
         let mut most = own.min(self.settings.max_length - 1);
-        if !self.opened.architecture.shape().encoder {
+        if !self.setup.opened.architecture.shape().encoder {
             if prompt == 0 {
                 return Err("the prompt has no tokens".into());
             }
             if let (Some(length), None) = (self.args.generation.max_length, self.args.generation.max_new_tokens) {
                 most = most.min(length.saturating_sub(prompt));
             }
-            let shape = self.opened.architecture.shape();
+            let shape = self.setup.opened.architecture.shape();
             let asked = record.settings.max_new_tokens.map(|n| n as usize);
             let asked = asked.into_iter().chain(self.args.generation.max_new_tokens).min();
             if let (Some(new), Some(end)) = (asked, shape.computed) {
@@ -224,29 +223,13 @@ impl Task for Generate<'_> {
     type Work = Batch;
     type Pending = Pending;
 
-    fn name(&self) -> &'static str {
-        "generate"
-    }
-
-    fn tokens(&self) -> &'static str {
-        "generated"
-    }
-
-    fn run(&self) -> &RunArgs {
-        &self.args.run
-    }
-
-    fn arguments(&self) -> Result<Value> {
-        Ok(serde_json::to_value(self.args)?)
-    }
-
-    fn inputs(&self) -> &[PathBuf] {
-        &self.args.inputs
+    fn setup(&self) -> &Setup<'_> {
+        &self.setup
     }
 
     fn reading(&self) -> Reading {
         Reading {
-            id_limit: Some(self.opened.architecture.shape().vocab_size as u32),
+            id_limit: Some(self.setup.opened.architecture.shape().vocab_size as u32),
             of_all: self
                 .of_all()
                 .into_iter()
@@ -254,14 +237,6 @@ impl Task for Generate<'_> {
                 .collect(),
             ..self.args.input.reading(Kind::Prompts)
         }
-    }
-
-    fn opened(&self) -> &Opened {
-        &self.opened
-    }
-
-    fn outputs(&self) -> u64 {
-        1
     }
 
     fn fields(&self) -> Vec<(&'static str, Value)> {
@@ -281,10 +256,6 @@ impl Task for Generate<'_> {
         fields
     }
 
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
     fn examine(&self, scan: &Scan) -> Result<()> {
         if let Some(row) = scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
             let template = self.tokenizer.chat_template();
@@ -301,10 +272,6 @@ impl Task for Generate<'_> {
         if let Some(tokenizer) = Arc::get_mut(&mut self.tokenizer) {
             tokenizer.set_time(started);
         }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
     }
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
@@ -340,16 +307,13 @@ impl Task for Generate<'_> {
         }
         let asked = self.tokenize(record).map_err(|error| format!("{error:#}"));
         let asked = asked.and_then(|(ids, cut)| {
-            generation::room(ids.len(), batch, &self.settings, &self.opened)?;
+            generation::room(ids.len(), batch, &self.settings, &self.setup.opened)?;
             Ok((self.most(record, ids.len())?, ids, cut))
         });
         let (most, ids, cut) = match asked {
             Ok(asked) => asked,
-            Err(why) if self.args.run.on_error == OnError::Fail => {
-                bail!(generation::refused(record, &why))
-            }
             Err(why) => {
-                taken.why = Some(why);
+                taken.why = Some(self.setup.skip(record, why)?);
                 taken.rows.push(finished(Status::Failed));
                 return Ok(taken);
             }

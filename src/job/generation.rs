@@ -3,7 +3,6 @@
 use super::run::{size, Done, Opened, Place, Planned};
 use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
 use crate::cli::generation::{self as flags, BatchTokens, GenerationArgs};
-use crate::corpus::Record;
 use crate::decode::batch::{Batch, Finished};
 use crate::decode::limits::{Costs, Demand, Limits};
 use crate::decode::lockstep::ENCODE_TOKENS;
@@ -230,7 +229,7 @@ impl Generating<'_> {
         }
         Ok(Planned {
             work: Batch::new(settings.clone(), limits, net).with_mean(demand.mean_tokens),
-            caches,
+            held: caches,
             in_flight: format!("{} outputs and {} source tokens", limits.outputs, limits.tokens),
         })
     }
@@ -255,14 +254,6 @@ pub fn room(tokens: usize, batch: &Batch, settings: &Settings, opened: &Opened) 
         size(limits.alone(tokens).cache_bytes(settings, row) + read),
         limits.longest
     ))
-}
-
-/// The end of a job on a row that cannot be used.
-pub fn refused(record: &Record, why: &str) -> String {
-    format!(
-        "row {} of the input, counted from 0: {why}; or give --on-error skip",
-        record.index
-    )
 }
 
 /// The row of a finished search: `row` with ids, score and status. `cut` says whether the input was cut to the model's

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 pub use summary::size;
 use summary::{Meterman, RankSummary, Run};
-pub use task::{Counted, Done, Figures, Place, Planned, Taken, Task};
+pub use task::{Counted, Done, Figures, Place, Planned, Setup, Taken, Task};
 
 /// Runs a job; collective over all ranks. `open` opens its checkpoint.
 ///
@@ -82,8 +82,8 @@ pub fn run<T: Task>(
         let binding = launch::binding_warnings(&environment, &bindings, &threads);
         warnings
             .iter()
-            .chain(&task.opened().architecture.warnings())
-            .chain(&task.warnings())
+            .chain(&task.setup().opened.architecture.warnings())
+            .chain(&task.setup().warnings)
             .chain(&binding)
             .for_each(|w| log::warn!("{w}"));
     }
@@ -118,7 +118,7 @@ pub fn run<T: Task>(
         }
         End::Done => {
             signal::end_listening();
-            agree(world, finish(&task, world, parts, &ranks, kept))
+            agree(world, finish(&task, world, parts, ranks, kept))
         }
     }
 }
@@ -185,7 +185,7 @@ struct Started<'a, T> {
 impl<T: Task> Started<'_, T> {
     /// Loads the model and works until no row is left, or a signal comes; collective over all ranks.
     fn work(&self, parts: &Parts) -> Result<(End, Vec<RankSummary>)> {
-        let (world, args, dtype) = (self.world, self.task.run(), self.task.opened().dtype);
+        let (world, args, dtype) = (self.world, self.task.run(), self.task.setup().opened.dtype);
         let group_size = world.size() / self.groups;
         let group = world.rank() / group_size;
         let comm = world.split(group);
@@ -204,16 +204,16 @@ impl<T: Task> Started<'_, T> {
         let place = self.place();
         let Planned {
             work: mut batch,
-            caches,
+            held,
             in_flight,
         } = agree(world, self.task.workload(net.as_ref(), &place))?;
         let weights = net.bytes();
         if world.rank() == 0 {
-            let (ranks, weights, caches) = (world.size(), size(weights), size(caches));
+            let (ranks, weights, held) = (world.size(), size(weights), size(held));
             log::info!(
-                "{} rows on {ranks} ranks in {} groups, {} threads each ({}, {}); rank 0 holds weights of {weights}, caches up to \
-                 {caches} for {in_flight} in flight",
-                self.rows, self.groups, self.threads, device.isa().name(), dtype_name(dtype)
+                "{} rows on {ranks} ranks in {} groups, {} threads each ({}, {}); rank 0 holds weights of {weights}, {} up to \
+                 {held} for {in_flight} in flight",
+                self.rows, self.groups, self.threads, device.isa().name(), dtype_name(dtype), self.task.held()
             );
         }
         let Some(scan) = &self.prepared.scan else {
@@ -256,7 +256,7 @@ impl<T: Task> Started<'_, T> {
         let run = Run {
             group,
             weights,
-            caches,
+            held,
             seconds,
             cpu_seconds,
             progress: progress.get(),
@@ -283,7 +283,7 @@ impl<T: Task> Started<'_, T> {
     }
 
     fn load(&self, comm: &dyn Comm) -> Result<Box<dyn Model>> {
-        let opened = self.task.opened();
+        let opened = &self.task.setup().opened;
         let speaks = self.world.rank() == 0;
         let mut said = Instant::now();
         let mut progress = |layer: usize, layers: usize| {
@@ -339,7 +339,7 @@ fn least(world: &dyn Comm, own: u64) -> u64 {
 }
 
 /// Rank 0 puts the file together and says how it went; the others have nothing left to do.
-fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, ranks: &[RankSummary], kept: u64) -> Result<Exit> {
+fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, mut ranks: Vec<RankSummary>, kept: u64) -> Result<Exit> {
     if world.rank() != 0 {
         return Ok(Exit::Done);
     }
@@ -355,24 +355,25 @@ fn finish(task: &impl Task, world: &dyn Comm, parts: Parts, ranks: &[RankSummary
             summary.rows,
             size(summary.bytes)
         );
-        if plan::is_stdin(task.inputs()) {
+        if plan::is_stdin(task.setup().inputs) {
             let _ = std::fs::remove_file(plan::spool_of(&args.output));
         }
     } else {
         log::info!("left unmerged: sluice merge {}", parts.dir().display());
     }
     let figures = merged.then_some(figures.as_ref());
+    summary::look_again(&mut ranks);
     if !ranks.is_empty() {
         // A reader that went away is no reason to fail.
-        let _ = summary::print(&mut stdout(), task, ranks, figures, kept);
+        let _ = summary::print(&mut stdout(), task, &ranks, figures, kept);
     }
     crash_point("report");
     if let Some(path) = &args.report {
-        let report = summary::report(task, ranks, figures)?;
+        let report = summary::report(task, &ranks, figures)?;
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("--report {}", path.display()))?;
     }
-    let failed = figures.map_or(summary::failed(ranks), |f| f.tally().statuses[Status::Failed as usize]);
+    let failed = figures.map_or(summary::failed(&ranks), |f| f.tally().statuses[Status::Failed as usize]);
     if failed > 0 {
         log::warn!("{failed} rows failed (status 4)");
         return Ok(Exit::SomeRowsFailed);

@@ -1,10 +1,8 @@
 //! `sluice score`: log-probabilities of given texts, and perplexity.
 
-use super::generation;
-use super::run::{self, size, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::run::{self, size, Done, Figures, Opened, Place, Planned, Setup, Taken, Task};
 use super::words::Words;
 use crate::cli::exit::Exit;
-use crate::cli::run::{OnError, RunArgs};
 use crate::cli::score::Prefix as Before;
 use crate::cli::{Memory, ScoreArgs};
 use crate::comm::Comm;
@@ -18,7 +16,6 @@ use crate::model::Model;
 use crate::results::{Judge, Metric, MetricValue, Row, Status, Tally};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
-use std::path::PathBuf;
 
 /// Tokens of a window where nothing else is said.
 const WINDOW: usize = 2048;
@@ -37,16 +34,16 @@ pub fn run(args: &ScoreArgs, world: &dyn Comm) -> Result<Exit> {
 /// The job with its checkpoint.
 struct Score<'a> {
     args: &'a ScoreArgs,
-    opened: Opened,
+    setup: Setup<'a>,
     words: Words,
     settings: Settings,
-    warnings: Vec<String>,
 }
 
 impl Score<'_> {
     fn open(args: &ScoreArgs) -> Result<Score<'_>> {
         let dir = &args.run.model;
-        let opened = Opened::open(dir, args.run.dtype)?;
+        let mut setup = Setup::open("score", &args.run, &args.inputs, args)?;
+        let opened = &setup.opened;
         let words = Words::load(dir, opened.architecture.as_ref())?;
         opened.check_vocabulary(dir, words.vocab_size())?;
         let (shape, family) = (opened.architecture.shape(), opened.architecture.family());
@@ -61,27 +58,44 @@ impl Score<'_> {
             ),
             _ => {}
         }
-        let (settings, warnings) = settings(args, &opened, &words)?;
+        let (settings, warnings) = settings(args, opened, &words)?;
+        setup.warnings = warnings;
         Ok(Score {
             args,
-            opened,
+            setup,
             words,
             settings,
-            warnings,
         })
     }
 
     /// Ids of a record: the source of a pair, and the text that is scored; and whether one was cut to the model's length.
+    /// An error is the row's.
     fn tokenize(&self, record: &Record, languages: &[String; 2]) -> Result<([Vec<u32>; 2], bool)> {
+        if let Some(problem) = &record.problem {
+            bail!("{problem}");
+        }
         if !self.args.pairs {
             let specials = self.settings.prefix == Prefix::None;
             let ids = self.words.plain()?.encode(&record.text, specials)?;
             return Ok(([Vec::new(), ids], false));
         }
-        let (source, source_cut) = self.words.source(&record.text, Some(&languages[0]))?;
+        ensure!(self.words.knows(languages), "no language is named for it");
+        let (source, source_cut) = self.words.encode(&record.text, Some(&languages[0]))?;
         let text = record.target.as_deref().unwrap_or_default();
-        let (target, target_cut) = self.words.source(text, Some(&languages[1]))?;
+        let (target, target_cut) = self.words.encode(text, Some(&languages[1]))?;
         Ok(([source, target], source_cut || target_cut))
+    }
+
+    /// Gives back what was read of a record if a rank has room for it: the two of a pair are read in one go.
+    fn fits(&self, read: ([Vec<u32>; 2], bool), scorer: &Scorer) -> Result<([Vec<u32>; 2], bool)> {
+        let tokens = read.0.iter().map(Vec::len).sum::<usize>();
+        ensure!(
+            !self.args.pairs || tokens <= scorer.longest(),
+            "source and target have {tokens} tokens, which are read in one go; a rank's share of the free memory does for {}: \
+             shorten them, or give fewer ranks a machine",
+            scorer.longest()
+        );
+        Ok(read)
     }
 }
 
@@ -157,37 +171,21 @@ impl Task for Score<'_> {
     type Work = Scorer;
     type Pending = Pending;
 
-    fn name(&self) -> &'static str {
-        "score"
+    fn setup(&self) -> &Setup<'_> {
+        &self.setup
     }
 
     fn tokens(&self) -> &'static str {
         "scored"
     }
 
-    fn run(&self) -> &RunArgs {
-        &self.args.run
-    }
-
-    fn arguments(&self) -> Result<Value> {
-        Ok(serde_json::to_value(self.args)?)
-    }
-
-    fn inputs(&self) -> &[PathBuf] {
-        &self.args.inputs
+    fn held(&self) -> &'static str {
+        "activations"
     }
 
     fn reading(&self) -> Reading {
         let kind = if self.args.pairs { Kind::Pairs } else { Kind::Documents };
         self.args.input.reading(kind)
-    }
-
-    fn opened(&self) -> &Opened {
-        &self.opened
-    }
-
-    fn outputs(&self) -> u64 {
-        1
     }
 
     fn fields(&self) -> Vec<(&'static str, Value)> {
@@ -207,10 +205,6 @@ impl Task for Score<'_> {
         ]
     }
 
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
     fn examine(&self, scan: &Scan) -> Result<()> {
         let args = self.args;
         match args.pairs {
@@ -219,10 +213,6 @@ impl Task for Score<'_> {
                 .check_languages([&args.source, &args.target], args.run.on_error, scan),
             false => Ok(()),
         }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
     }
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Scorer>> {
@@ -255,7 +245,7 @@ impl Task for Score<'_> {
         let longest = ((place.room / token) as usize).saturating_sub(portion);
         Ok(Planned {
             work: Scorer::new(self.settings, portion, place.mean_tokens, net).with_longest(longest),
-            caches: (portion + place.mean_tokens.min(window)) as u64 * token,
+            held: (portion + place.mean_tokens.min(window)) as u64 * token,
             in_flight: format!("{portion} tokens"),
         })
     }
@@ -268,36 +258,25 @@ impl Task for Score<'_> {
             record.target_lang.as_ref().or(self.args.target.as_ref()),
         ]
         .map(|code| code.cloned().unwrap_or_default());
-        if record.problem.is_none() && !record.is_blank() && (!self.args.pairs || self.words.knows(&languages)) {
-            let ([source, ids], cut) = self.tokenize(record, &languages)?;
-            let pair = source.len() + ids.len();
-            if self.args.pairs && pair > scorer.longest() {
-                let why = format!(
-                    "source and target have {pair} tokens, which are read in one go; a rank's share of the free memory does for {}: \
-                     shorten them, or give fewer ranks a machine",
-                    scorer.longest()
-                );
-                if self.args.run.on_error == OnError::Fail {
-                    bail!(generation::refused(record, &why));
-                }
-                taken.why = Some(why);
-                row.status = Status::Failed;
-                taken.rows.push(of_record(row, record, &languages));
-                return Ok(taken);
-            }
-            if self.settings.scores_any(ids.len()) {
-                taken.request = Some(Request { key, source, ids });
-                let record = record.clone();
-                taken.pending.push((key, Pending { record, languages, cut }));
-                return Ok(taken);
-            }
-            row.ids = ids;
-        } else if record.problem.is_none() && record.is_blank() {
+        if record.problem.is_none() && record.is_blank() {
             row.status = Status::Blank;
         } else {
-            let why = || "no language is named for it".to_string();
-            taken.why = Some(record.problem.clone().unwrap_or_else(why));
-            row.status = Status::Failed;
+            match self
+                .tokenize(record, &languages)
+                .and_then(|read| self.fits(read, scorer))
+            {
+                Ok(([source, ids], cut)) if self.settings.scores_any(ids.len()) => {
+                    taken.request = Some(Request { key, source, ids });
+                    let record = record.clone();
+                    taken.pending.push((key, Pending { record, languages, cut }));
+                    return Ok(taken);
+                }
+                Ok(([_, ids], _)) => row.ids = ids,
+                Err(error) => {
+                    taken.why = Some(self.setup.skip(record, format!("{error:#}"))?);
+                    row.status = Status::Failed;
+                }
+            }
         }
         taken.rows.push(of_record(row, record, &languages));
         Ok(taken)

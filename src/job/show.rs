@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 
-/// Rows held in memory at a time.
+/// Rows held in memory at a time, at most.
 const BLOCK: u64 = 1024;
 
 /// How rows are written.

@@ -4,22 +4,21 @@ mod quality;
 
 use super::generation::{self, Generating};
 use super::languages;
-use super::run::{self, Done, Figures, Opened, Place, Planned, Taken, Task};
+use super::run::{self, Done, Figures, Place, Planned, Setup, Taken, Task};
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::check;
 use crate::cli::exit::Exit;
-use crate::cli::run::{OnError, RunArgs};
 use crate::cli::TranslateArgs;
 use crate::comm::Comm;
 use crate::corpus::{Kind, NllbTokenizer, Reading, Record, Scan};
 use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::search::Settings;
+use crate::model::nllb_moe::FAMILY;
 use crate::model::Model;
 use crate::results::{Row, Status};
-use anyhow::{bail, ensure, Result};
+use anyhow::{ensure, Result};
 use quality::Quality;
 use serde_json::{json, Value};
-use std::path::PathBuf;
 
 /// Runs the job; collective over all ranks.
 ///
@@ -32,38 +31,38 @@ pub fn run(args: &TranslateArgs, world: &dyn Comm) -> Result<Exit> {
 /// The job with its checkpoint.
 struct Translate<'a> {
     args: &'a TranslateArgs,
-    opened: Opened,
+    setup: Setup<'a>,
     tokenizer: NllbTokenizer,
     settings: Settings,
-    warnings: Vec<String>,
 }
 
 impl Translate<'_> {
     fn open(args: &TranslateArgs) -> Result<Translate<'_>> {
         let dir = &args.run.model;
-        let opened = Opened::open(dir, args.run.dtype)?;
+        let mut setup = Setup::open("translate", &args.run, &args.inputs, args)?;
+        let opened = &setup.opened;
         let family = opened.architecture.family();
         ensure!(
-            family == "nllb-moe",
-            "{}: translate is for models that know languages (nllb-moe), this is {family}; sluice generate takes its prompts, \
+            family == FAMILY,
+            "{}: translate is for models that know languages ({FAMILY}), this is {family}; sluice generate takes its prompts, \
              such as \"translate English to German: ...\"",
             dir.display()
         );
         let tokenizer = NllbTokenizer::load(dir)?;
         opened.check_vocabulary(dir, tokenizer.vocab_size())?;
         let defaults = GenerationDefaults::load(dir)?;
-        let mut warnings = generation::not_followed(dir, &defaults);
+        let settings = generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?;
+        setup.warnings = generation::not_followed(dir, &defaults);
         for target in args.target.iter().filter(|t| Some(*t) == args.source.as_ref()) {
-            warnings.push(format!(
+            setup.warnings.push(format!(
                 "--target {target} is also the source language: the model is asked to translate it into itself"
             ));
         }
         Ok(Translate {
             args,
-            settings: generation::settings(&args.generation, &defaults, opened.architecture.as_ref())?,
-            opened,
+            setup,
             tokenizer,
-            warnings,
+            settings,
         })
     }
 }
@@ -80,32 +79,12 @@ impl Task for Translate<'_> {
     type Work = Batch;
     type Pending = Pending;
 
-    fn name(&self) -> &'static str {
-        "translate"
-    }
-
-    fn tokens(&self) -> &'static str {
-        "generated"
-    }
-
-    fn run(&self) -> &RunArgs {
-        &self.args.run
-    }
-
-    fn arguments(&self) -> Result<Value> {
-        Ok(serde_json::to_value(self.args)?)
-    }
-
-    fn inputs(&self) -> &[PathBuf] {
-        &self.args.inputs
+    fn setup(&self) -> &Setup<'_> {
+        &self.setup
     }
 
     fn reading(&self) -> Reading {
         self.args.input.reading(Kind::Sentences)
-    }
-
-    fn opened(&self) -> &Opened {
-        &self.opened
     }
 
     fn outputs(&self) -> u64 {
@@ -129,10 +108,6 @@ impl Task for Translate<'_> {
         quality::references(self.args, scan)
     }
 
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
-    }
-
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
         Generating {
             settings: &self.settings,
@@ -149,19 +124,28 @@ impl Task for Translate<'_> {
         let source = record.source_lang.clone().or_else(|| self.args.source.clone());
         let blank = record.is_blank() && record.problem.is_none();
         let mut outputs = Vec::new();
-        let ids = match (&record.problem, &source) {
-            (None, Some(source)) if !blank => Some(self.tokenizer.source(&record.text, source)?),
+        let mut problem = record.problem.clone();
+        let unread = problem.is_some() || blank;
+        let ids = match &source {
+            Some(source) if !unread => {
+                let ids = self
+                    .tokenizer
+                    .source(&record.text, source)
+                    .map_err(|e| format!("{e:#}"));
+                let ids = ids.and_then(|ids| {
+                    generation::room(ids.ids.len(), batch, &self.settings, &self.setup.opened)?;
+                    Ok(ids)
+                });
+                match ids {
+                    Ok(ids) => Some(ids),
+                    Err(why) => {
+                        problem = Some(self.setup.skip(record, why)?);
+                        None
+                    }
+                }
+            }
             _ => None,
         };
-        let full = ids.as_ref().and_then(|ids| {
-            let room = generation::room(ids.ids.len(), batch, &self.settings, &self.opened);
-            room.err()
-        });
-        if let (Some(why), OnError::Fail) = (&full, self.args.run.on_error) {
-            bail!(generation::refused(record, why));
-        }
-        let ids = ids.filter(|_| full.is_none());
-        let problem = record.problem.clone().or(full);
         let source = source.unwrap_or_default();
         for &t in wanted {
             let key = record.index * self.outputs() + t as u64;

@@ -5,6 +5,7 @@ use super::run::Opened;
 use crate::checkpoint::generation::GenerationDefaults;
 use crate::cli::run::OnError;
 use crate::corpus::{NllbTokenizer, Scan, Tokenizer};
+use crate::model::nllb_moe::FAMILY;
 use crate::model::Architecture;
 use anyhow::{bail, Context, Result};
 use std::path::Path;
@@ -56,7 +57,7 @@ impl Words {
     /// When a file is missing, or none that can be understood.
     pub fn load(dir: &Path, architecture: &dyn Architecture) -> Result<Words> {
         Ok(match architecture.family() {
-            "nllb-moe" => Words::Languages(Box::new(NllbTokenizer::load(dir)?)),
+            FAMILY => Words::Languages(Box::new(NllbTokenizer::load(dir)?)),
             _ => Words::Plain(Box::new(Tokenizer::load(dir)?)),
         })
     }
@@ -84,7 +85,7 @@ impl Words {
     ///
     /// # Errors
     /// When the text cannot be tokenized, or its language is unknown.
-    pub fn source(&self, text: &str, language: Option<&str>) -> Result<(Vec<u32>, bool)> {
+    pub fn encode(&self, text: &str, language: Option<&str>) -> Result<(Vec<u32>, bool)> {
         match self {
             Words::Plain(tokenizer) => cut_source(tokenizer, text),
             Words::Languages(tokenizer) => {

@@ -132,6 +132,11 @@ impl Column {
         set_text(&self.data, name, value)
     }
 
+    /// The dataset's name and that of its file, for messages.
+    pub fn place(&self) -> (String, String) {
+        (self.data.name(), self.data.filename())
+    }
+
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.rows
@@ -242,12 +247,16 @@ impl Ragged {
         })
     }
 
-    /// Opens `name` and `offsets` in `group`.
-    pub fn open(group: &Group, name: &str) -> Result<Ragged> {
-        Ok(Ragged {
-            values: Column::open(group, name)?,
-            offsets: Offsets::open(group)?,
-        })
+    /// Opens `name` and `offsets` in `group`, of `rows` rows.
+    pub fn open(group: &Group, name: &str, rows: usize) -> Result<Ragged> {
+        let (values, offsets) = (Column::open(group, name)?, Offsets::open(group, rows)?);
+        offsets.check(&values)?;
+        Ok(Ragged { values, offsets })
+    }
+
+    /// Refuses values that go with these, one each, if they aren't as many.
+    pub fn check(&self, others: &Column) -> Result<()> {
+        self.offsets.check(others)
     }
 
     /// Appends rows.
@@ -264,6 +273,11 @@ impl Ragged {
     /// Where the values of `rows` begin and end, `[rows + 1]`.
     pub fn bounds(&self, rows: Range<usize>) -> Result<Vec<usize>> {
         self.offsets.read(rows)
+    }
+
+    /// How many values each of `rows` has.
+    pub fn lengths(&self, rows: Range<usize>) -> Result<Vec<u64>> {
+        self.offsets.lengths(rows)
     }
 
     /// How many values there are in all.
@@ -301,12 +315,33 @@ impl Offsets {
         Ok(Offsets { column, end: 0 })
     }
 
-    /// Opens `offsets` in `group`.
-    pub fn open(group: &Group) -> Result<Offsets> {
-        Ok(Offsets {
-            column: Column::open(group, "offsets")?,
-            end: 0,
-        })
+    /// Opens `offsets` in `group`, of `rows` rows.
+    pub fn open(group: &Group, rows: usize) -> Result<Offsets> {
+        let column = Column::open(group, "offsets")?;
+        anyhow::ensure!(
+            column.rows() == rows + 1,
+            "{} is damaged: {} has {} entries, for {rows} rows it should have {}",
+            column.data.filename(),
+            column.data.name(),
+            column.rows(),
+            rows + 1
+        );
+        let last: Vec<u64> = column.read(rows..rows + 1)?;
+        Ok(Offsets { column, end: last[0] })
+    }
+
+    /// Refuses values that don't end where the last row does.
+    pub fn check(&self, values: &Column) -> Result<()> {
+        anyhow::ensure!(
+            values.rows() as u64 == self.end,
+            "{} is damaged: {} has {} entries, {} says {}",
+            values.data.filename(),
+            values.data.name(),
+            values.rows(),
+            self.column.data.name(),
+            self.end
+        );
+        Ok(())
     }
 
     /// Appends rows of these lengths.
@@ -320,14 +355,21 @@ impl Offsets {
         self.column.append::<u64>(ends)
     }
 
-    /// Bounds of `rows`, `[rows + 1]`; never empty and never falling.
+    /// How long each of `rows` is.
+    pub fn lengths(&self, rows: Range<usize>) -> Result<Vec<u64>> {
+        let bounds = self.read(rows)?;
+        Ok(bounds.windows(2).map(|bound| (bound[1] - bound[0]) as u64).collect())
+    }
+
+    /// Bounds of `rows`, `[rows + 1]`; never empty, never falling, none beyond the end.
     pub fn read(&self, rows: Range<usize>) -> Result<Vec<usize>> {
         let bounds: Vec<u64> = self.column.read(rows.start..rows.end + 1)?;
         anyhow::ensure!(
-            !bounds.is_empty() && bounds.windows(2).all(|pair| pair[0] <= pair[1]),
-            "{} of {} is damaged: offsets must not fall",
+            bounds.is_sorted() && bounds.last().is_some_and(|last| *last <= self.end),
+            "{} is damaged: {} falls, or goes beyond its end {}",
+            self.column.data.filename(),
             self.column.data.name(),
-            self.column.data.filename()
+            self.end
         );
         Ok(bounds.into_iter().map(|bound| bound as usize).collect())
     }

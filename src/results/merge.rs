@@ -1,35 +1,27 @@
 //! Making one file of all segments, window by window over the row numbers.
 
 use super::attribute::{set_number, set_text};
+use super::block::{self, BYTES, ROWS};
 use super::column::{About, Column};
 use super::done::DoneRows;
 use super::durable::{rename, with_suffix};
 use super::identity::JobIdentity;
 use super::lock::Lock;
 use super::metrics::{put_metrics, Metric, MetricValue};
-use super::reader::{open_hdf5, RowReader};
 use super::record::Record;
 use super::resume::{add_rows, finished, read_job, remove, segments};
-use super::row::{Row, Status, Timing};
+use super::row::{Row, Status};
+use super::segment::{OpenSegments, Segment};
 use super::trace::{add_step, StepRun};
 use super::writer::{make_file, make_group, Contents, RowWriter};
 use super::CREATOR;
 use crate::comm::crash::crash_point;
 use anyhow::{ensure, Context, Result};
 use hdf5::File;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// Rows in a window, at most.
-const WINDOW: u64 = 16_384;
-/// Bytes of text, or of expert counts, in a window, about.
-const WINDOW_BYTES: u64 = 16 << 20;
-/// Segments that are open at once, at most.
-const OPEN: usize = 16;
-/// Bytes of decoded chunks that HDF5 keeps per dataset of an open segment: one chunk.
-const CHUNK_CACHE: usize = 256 << 10;
 
 /// Looks at all rows as they are put together, and says what is to stand under `/metrics`.
 pub trait Judge {
@@ -146,15 +138,6 @@ struct Merger {
     identity: JobIdentity,
     contents: Contents,
     segments: Vec<Segment>,
-    window: u64,
-}
-
-struct Segment {
-    path: PathBuf,
-    span: Option<(u64, u64)>,
-    steps: Vec<StepRun>,
-    timing: Timing,
-    seq: u32,
 }
 
 impl Merger {
@@ -165,14 +148,13 @@ impl Merger {
             output: identity.job != "score",
             ..Contents::default()
         };
-        let mut row_bytes = 1;
         for path in segments(dir)? {
             let record = Record::read(&path)
                 .and_then(|record| record.verify(&path).map(|()| record))
                 .context("cannot merge; run the job's command again: it computes the rows of that segment again")?;
             add_rows(dir, &mut done, &path, &record)?;
             contents.join(&record.contents)?;
-            row_bytes = row_bytes.max(record.text_bytes / record.rows.max(1));
+            let text = record.text_bytes / record.rows.max(1);
             let Record {
                 span,
                 steps,
@@ -183,6 +165,7 @@ impl Merger {
             found.push(Segment {
                 path,
                 span,
+                text,
                 steps,
                 timing,
                 seq,
@@ -203,12 +186,10 @@ impl Merger {
             dir.display(),
             identity.rows
         );
-        let window = (WINDOW_BYTES / row_bytes).clamp(1, WINDOW);
         Ok(Merger {
             identity,
             contents,
             segments: found,
-            window,
         })
     }
 
@@ -218,18 +199,17 @@ impl Merger {
         let rows = self.identity.rows;
         let mut writer = RowWriter::create(file, &self.contents, rows)?;
         let mut open = OpenSegments::default();
-        let mut start = 0;
-        while start < rows {
-            let window = start..(start + self.window).min(rows);
-            let mut block = self.window(&mut open, window.clone())?;
-            judge.see(&block)?;
-            // From here on a row is known by its record: several outputs of one record share its number.
-            block.iter_mut().for_each(|row| row.index /= self.identity.outputs);
-            writer.append(&block)?;
-            if window.contains(&(rows / 2)) {
-                crash_point("merge-middle");
+        for start in (0..rows).step_by(ROWS as usize) {
+            for window in self.windows(&mut open, start..(start + ROWS).min(rows))? {
+                let mut block = self.window(&mut open, window.clone())?;
+                judge.see(&block)?;
+                // From here on a row is known by its record: several outputs of one record share its number.
+                block.iter_mut().for_each(|row| row.index /= self.identity.outputs);
+                writer.append(&block)?;
+                if window.contains(&(rows / 2)) {
+                    crash_point("merge-middle");
+                }
             }
-            start = window.end;
         }
         open = OpenSegments::default();
         self.steps(&mut open, &mut writer)?;
@@ -261,18 +241,38 @@ impl Merger {
         set_number(file, "rows", self.identity.rows)
     }
 
+    /// The segments that may hold some of `rows`.
+    fn holding(&self, rows: &Range<u64>) -> impl Iterator<Item = (usize, &Segment)> {
+        let Range { start, end } = *rows;
+        let holds = move |segment: &Segment| segment.span.is_some_and(|(first, last)| first < end && last >= start);
+        self.segments
+            .iter()
+            .enumerate()
+            .filter(move |(_, segment)| holds(segment))
+    }
+
+    /// Cuts `rows` into windows that memory has room for.
+    fn windows(&self, open: &mut OpenSegments, rows: Range<u64>) -> Result<Vec<Range<u64>>> {
+        let mut sizes = vec![0; (rows.end - rows.start) as usize];
+        for (number, segment) in self.holding(&rows) {
+            let source = open.get(number, segment)?;
+            let held = source.held(&rows);
+            for (row, size) in source.index[held.clone()].iter().zip(source.rows.sizes(held)?) {
+                sizes[(row - rows.start) as usize] = size + segment.text;
+            }
+        }
+        let windows = block::cut(&sizes, BYTES).into_iter();
+        Ok(windows
+            .map(|window| rows.start + window.start as u64..rows.start + window.end as u64)
+            .collect())
+    }
+
     /// The rows of a window in input order.
     fn window(&self, open: &mut OpenSegments, window: Range<u64>) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
-        for (number, segment) in self.segments.iter().enumerate() {
-            if segment
-                .span
-                .is_some_and(|(first, last)| first < window.end && last >= window.start)
-            {
-                let source = open.get(number, segment)?;
-                let bound = |row: u64| source.index.partition_point(|index| *index < row);
-                rows.extend(source.rows.read(bound(window.start)..bound(window.end))?);
-            }
+        for (number, segment) in self.holding(&window) {
+            let source = open.get(number, segment)?;
+            rows.extend(source.rows.read(source.held(&window))?);
         }
         rows.sort_by_key(|row| row.index);
         ensure!(
@@ -299,7 +299,7 @@ impl Merger {
         }
         for ((phase, _, _), runs) in runs {
             let step_bytes = (layout.layers(phase).len() * layout.experts * 4).max(1) as u64;
-            let size = (WINDOW_BYTES / step_bytes).clamp(1, WINDOW);
+            let size = (BYTES / step_bytes).clamp(1, ROWS);
             let mut at = 0;
             while let Some(first) = runs
                 .iter()
@@ -356,57 +356,5 @@ impl Merger {
             .append(entries().map(|(_, (_, seconds, _))| *seconds).collect())?;
         Column::numbers::<u64>(&group, "bytes", None, expected, about("bytes moved", "B"))?
             .append(entries().map(|(_, (.., bytes))| *bytes).collect())
-    }
-}
-
-/// A segment that is being read.
-struct OpenSegment {
-    number: usize,
-    rows: RowReader,
-    index: Vec<u64>,
-    _file: File,
-}
-
-impl OpenSegment {
-    /// Entries of `run` whose step is in `window`.
-    fn steps(&self, run: &StepRun, window: Range<u64>) -> Result<Vec<super::StepCounts>> {
-        let Some(routing) = &self.rows.routing else {
-            return Ok(Vec::new());
-        };
-        let numbers = routing.step_numbers(run.phase, run.entries.clone())?;
-        let bound = |step: u64| run.entries.start + numbers.partition_point(|number| *number < step);
-        routing.read_steps(run.phase, bound(window.start)..bound(window.end))
-    }
-}
-
-/// The segments read last stay open: neighbouring windows need the same ones.
-#[derive(Default)]
-struct OpenSegments {
-    open: VecDeque<OpenSegment>,
-}
-
-impl OpenSegments {
-    fn get(&mut self, number: usize, segment: &Segment) -> Result<&OpenSegment> {
-        match self.open.iter().position(|open| open.number == number) {
-            Some(at) => {
-                let found = self.open.remove(at);
-                self.open.extend(found);
-            }
-            None => {
-                if self.open.len() == OPEN {
-                    self.open.pop_front();
-                }
-                let file = open_hdf5(&segment.path, CHUNK_CACHE)?;
-                let rows = RowReader::open(&file)?;
-                let index = rows.indices()?;
-                self.open.push_back(OpenSegment {
-                    number,
-                    rows,
-                    index,
-                    _file: file,
-                });
-            }
-        }
-        self.open.back().context("no segment is open")
     }
 }

@@ -8,6 +8,7 @@
 //! Nothing here knows how results come about: rows come in, rows go out.
 
 mod attribute;
+mod block;
 mod column;
 mod done;
 mod durable;
@@ -22,6 +23,7 @@ mod resume;
 mod routing;
 mod row;
 mod scores;
+mod segment;
 mod trace;
 mod writer;
 

@@ -1,6 +1,7 @@
 //! Reading rows back, from a segment or from the finished file.
 
 use super::attribute::get_text;
+use super::block;
 use super::column::{Column, Ragged};
 use super::durable::with_suffix;
 use super::identity::JobIdentity;
@@ -11,6 +12,7 @@ use super::scores::ScoreColumns;
 use super::CREATOR;
 use anyhow::{bail, ensure, Context, Result};
 use hdf5::File;
+use std::collections::VecDeque;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -39,8 +41,10 @@ impl RowReader {
         };
         let there = |name: &str| file.link_exists(name).then(|| group(name)).transpose();
         let (input, output, tokens) = (group("input")?, group("output")?, group("tokens")?);
+        let index = Column::open(&input, "index")?;
+        let rows = index.rows();
         let reader = RowReader {
-            index: Column::open(&input, "index")?,
+            index,
             id: Column::open_if_there(&input, "id")?,
             input: Column::open(&input, "text")?,
             source_lang: Column::open(&input, "source_lang")?,
@@ -48,10 +52,12 @@ impl RowReader {
             output: Column::open_if_there(&output, "text")?,
             status: Column::open(&output, "status")?,
             score: Column::open(&output, "score")?,
-            ids: Ragged::open(&tokens, "ids")?,
-            scores: there("scores")?.map(|group| ScoreColumns::open(&group)).transpose()?,
+            ids: Ragged::open(&tokens, "ids", rows)?,
+            scores: there("scores")?
+                .map(|scores| ScoreColumns::open(&scores, rows))
+                .transpose()?,
             routing: there("routing")?
-                .map(|routing| RoutingReader::open(&routing))
+                .map(|routing| RoutingReader::open(&routing, rows))
                 .transpose()?,
         };
         let lengths = [
@@ -62,12 +68,11 @@ impl RowReader {
             &reader.score,
         ];
         for column in lengths.into_iter().chain(&reader.id).chain(&reader.output) {
+            let (name, file) = column.place();
             ensure!(
-                column.rows() == reader.rows(),
-                "{} is damaged: a dataset has {} rows, /input/index has {}",
-                file.filename(),
-                column.rows(),
-                reader.rows()
+                column.rows() == rows,
+                "{file} is damaged: {name} has {} rows, /input/index has {rows}",
+                column.rows()
             );
         }
         Ok(reader)
@@ -86,6 +91,22 @@ impl RowReader {
     /// The input's numbers of all rows.
     pub fn indices(&self) -> Result<Vec<u64>> {
         self.index.read(0..self.rows())
+    }
+
+    /// Bytes that each of `rows` takes, about: its texts are judged by its tokens.
+    pub fn sizes(&self, rows: Range<usize>) -> Result<Vec<u64>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A token is an id, and about four bytes of input and of output.
+        let of_tokens = |tokens: u64| size_of::<Row>() as u64 + 12 * tokens;
+        let mut sizes: Vec<u64> = self.ids.lengths(rows.clone())?.into_iter().map(of_tokens).collect();
+        let scores = self.scores.as_ref().map(|scores| scores.sizes(rows.clone()));
+        let routes = self.routing.as_ref().map(|routing| routing.sizes(rows));
+        for more in scores.into_iter().chain(routes) {
+            sizes.iter_mut().zip(more?).for_each(|(size, more)| *size += more);
+        }
+        Ok(sizes)
     }
 
     /// Rows with all that is kept of them.
@@ -230,7 +251,7 @@ impl Results {
         self.rows.scores.is_some()
     }
 
-    /// Does it hold output texts? (A `score` job has none.)
+    /// Does it hold output texts? Of a `score` job they are the targets of pairs, and without pairs there are none.
     pub fn has_output(&self) -> bool {
         self.rows.output.is_some()
     }
@@ -241,12 +262,13 @@ impl Results {
         self.rows.read(range.start.min(end) as usize..end as usize)
     }
 
-    /// All rows in input order, `size` at a time, so that memory stays flat.
-    pub fn blocks(&self, size: u64) -> RowBlocks<'_> {
+    /// All rows in input order, at most `rows` at a time and fewer where they are large, so that memory stays flat.
+    pub fn blocks(&self, rows: u64) -> RowBlocks<'_> {
         RowBlocks {
             results: self,
             at: 0,
-            size: size.max(1),
+            rows: rows.max(1),
+            cut: VecDeque::new(),
         }
     }
 
@@ -316,19 +338,34 @@ impl Results {
 /// Blocks of rows, see [`Results::blocks`].
 pub struct RowBlocks<'a> {
     results: &'a Results,
+    /// Rows from here on are not cut into blocks yet.
     at: u64,
-    size: u64,
+    rows: u64,
+    cut: VecDeque<Range<u64>>,
+}
+
+impl RowBlocks<'_> {
+    /// Cuts the next rows into blocks.
+    fn plan(&mut self) -> Result<()> {
+        let start = self.at;
+        self.at = start.saturating_add(self.rows).min(self.results.rows());
+        let sizes = self.results.rows.sizes(start as usize..self.at as usize)?;
+        let blocks = block::cut(&sizes, block::BYTES).into_iter();
+        self.cut
+            .extend(blocks.map(|block| start + block.start as u64..start + block.end as u64));
+        Ok(())
+    }
 }
 
 impl Iterator for RowBlocks<'_> {
     type Item = Result<Vec<Row>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let start = self.at;
-        if start >= self.results.rows() {
-            return None;
+        if self.cut.is_empty() {
+            if let Err(error) = self.plan() {
+                return Some(Err(error));
+            }
         }
-        self.at = start.saturating_add(self.size);
-        Some(self.results.read(start..self.at))
+        self.cut.pop_front().map(|block| self.results.read(block))
     }
 }

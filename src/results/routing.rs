@@ -219,8 +219,8 @@ struct TokenReader {
 }
 
 impl RoutingReader {
-    /// Opens what is there.
-    pub fn open(at: &Group) -> Result<RoutingReader> {
+    /// Opens what is there, of `rows` rows.
+    pub fn open(at: &Group, rows: usize) -> Result<RoutingReader> {
         let layers = |phase: Phase| match at.link_exists(phase.name()) {
             true => {
                 let group = at.group(phase.name()).context("cannot open a group of /routing")?;
@@ -236,7 +236,7 @@ impl RoutingReader {
         };
         let with_layers = Phase::ALL.into_iter().filter(|phase| !layout.layers(*phase).is_empty());
         let phases = with_layers
-            .map(|phase| PhaseReader::open(at, &layout, phase))
+            .map(|phase| PhaseReader::open(at, &layout, phase, rows))
             .collect::<Result<_>>()?;
         Ok(RoutingReader { layout, phases })
     }
@@ -297,6 +297,20 @@ impl RoutingReader {
         Ok(steps)
     }
 
+    /// Bytes of the routes of each of `rows`.
+    pub fn sizes(&self, rows: Range<usize>) -> Result<Vec<u64>> {
+        let mut sizes = vec![0; rows.len()];
+        for tokens in self.phases.iter().filter_map(|reader| reader.tokens.as_ref()) {
+            let token = (6 * self.layout.top_k * tokens.ids.len()) as u64;
+            let lengths = tokens.offsets.lengths(rows.clone())?;
+            sizes
+                .iter_mut()
+                .zip(lengths)
+                .for_each(|(size, length)| *size += length * token);
+        }
+        Ok(sizes)
+    }
+
     /// Fills in the routes of `rows`, which are rows `range` of the file; a row without routed tokens has none.
     pub fn fill_routes(&self, range: Range<usize>, rows: &mut [Row]) -> Result<()> {
         for reader in &self.phases {
@@ -312,7 +326,7 @@ impl RoutingReader {
 }
 
 impl PhaseReader {
-    fn open(at: &Group, layout: &RoutingLayout, phase: Phase) -> Result<PhaseReader> {
+    fn open(at: &Group, layout: &RoutingLayout, phase: Phase, rows: usize) -> Result<PhaseReader> {
         let missing = || format!("{} has no group /routing/{}", at.filename(), phase.name());
         let at = at.group(phase.name()).with_context(missing)?;
         let groups: Vec<Group> = layout
@@ -331,12 +345,11 @@ impl PhaseReader {
         };
         let tokens = match at.link_exists("offsets") {
             true => {
-                let (ids, weights) = (of_layers("ids")?, of_layers("weights")?);
-                Some(TokenReader {
-                    offsets: Offsets::open(&at)?,
-                    ids,
-                    weights,
-                })
+                let (ids, weights, offsets) = (of_layers("ids")?, of_layers("weights")?, Offsets::open(&at, rows)?);
+                ids.iter()
+                    .chain(&weights)
+                    .try_for_each(|column| offsets.check(column))?;
+                Some(TokenReader { offsets, ids, weights })
             }
             false => None,
         };

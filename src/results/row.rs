@@ -55,7 +55,7 @@ pub struct Row {
     pub id: Option<String>,
     /// The source text. A NUL is stored as U+2400 (HDF5 strings end at a NUL).
     pub input: String,
-    /// The translation or generated text; NUL as in `input`. Not stored by a `score` job.
+    /// The translation or generated text, or the target of a pair that is scored; NUL as in `input`.
     pub output: String,
     /// What became of the row.
     pub status: Status,

@@ -74,17 +74,45 @@ impl ScoreColumns {
         })
     }
 
-    /// Opens the datasets.
-    pub fn open(group: &Group) -> Result<ScoreColumns> {
-        let ids = Column::open_if_there(group, "top_ids")?;
-        Ok(ScoreColumns {
-            logprobs: Ragged::open(group, "logprobs")?,
+    /// Opens the datasets, of `rows` rows.
+    ///
+    /// # Errors
+    /// One is missing, or has another length than the offsets or its twin say.
+    pub fn open(group: &Group, rows: usize) -> Result<ScoreColumns> {
+        let scores = ScoreColumns {
+            logprobs: Ragged::open(group, "logprobs", rows)?,
             ranks: Column::open_if_there(group, "ranks")?,
-            top: match ids {
+            top: match Column::open_if_there(group, "top_ids")? {
                 Some(ids) => Some((ids, Column::open(group, "top_logprobs")?)),
                 None => None,
             },
-        })
+        };
+        let top = scores.top.iter().flat_map(|(ids, logprobs)| [ids, logprobs]);
+        for column in scores.ranks.iter().chain(top) {
+            scores.logprobs.check(column)?;
+        }
+        if let Some((ids, logprobs)) = &scores.top {
+            let ((name, file), (twin, _)) = (logprobs.place(), ids.place());
+            ensure!(
+                logprobs.width() == ids.width(),
+                "{file} is damaged: {name} has {} numbers a token, {twin} {}",
+                logprobs.width(),
+                ids.width()
+            );
+        }
+        Ok(scores)
+    }
+
+    /// Bytes that are kept of each of `rows`.
+    pub fn sizes(&self, rows: Range<usize>) -> Result<Vec<u64>> {
+        let top = self.top.as_ref().map_or(0, |(ids, _)| 2 * ids.width());
+        let token = 4 * (1 + self.ranks.iter().len() + top) as u64;
+        Ok(self
+            .logprobs
+            .lengths(rows)?
+            .iter()
+            .map(|scored| scored * token)
+            .collect())
     }
 
     /// Appends rows.

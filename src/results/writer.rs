@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Which of the optional datasets there are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Contents {
-    /// `/output/text`: not for a `score` job.
+    /// `/output/text`: of a `score` job only where it has pairs.
     pub output: bool,
     /// `/input/id`: where a row has one.
     pub ids: bool,

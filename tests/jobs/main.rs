@@ -18,3 +18,4 @@ mod score;
 mod sharing;
 mod small_model;
 mod trained;
+mod unusable;

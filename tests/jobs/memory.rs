@@ -67,3 +67,31 @@ fn a_mid_size_checkpoint_keeps_the_budget() {
     let dir = PathBuf::from(std::env::var_os("SLUICE_MID").expect("SLUICE_MID names a folder"));
     measure(&dir, &dir.join("bench.txt"));
 }
+
+/// What rank 0 held at most, in bytes, when `job` went over `rows` rows.
+fn peak(place: &Place, job: &str, rows: usize, flags: &str) -> f64 {
+    let text = fs::read_to_string(bundled("demo/guide.txt")).expect("a text");
+    let lines: Vec<&str> = text.lines().cycle().take(rows).collect();
+    let input = place.write(&format!("{job}-{rows}.txt"), lines.join("\n") + "\n");
+    let (out, report) = (format!("{job}-{rows}.h5"), place.arg(&format!("{job}-{rows}.json")));
+    let flags = format!("{flags} --segment-seconds 0.1 --report {report}");
+    place.run_job(job, 2, &bundled("lm"), &input, &out, &flags).ok();
+    let report: Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
+    assert_eq!(report["results"]["all_rows"], rows);
+    numbers(&report["results"]["peak_memory_bytes"])[0]
+}
+
+/// A row's scores come to some 60 KB, its keys and values to 150 KB: what was kept of all rows would show. The smaller corpus
+/// already fills the windows in which rows are put together.
+#[test]
+fn memory_does_not_grow_with_the_corpus() {
+    let Some(place) = Place::new() else { return };
+    for (job, [few, many], flags) in [
+        ("score", [300, 1500], "--top 128 --activation-memory 2M"),
+        ("generate", [60, 600], "--max-new-tokens 4 --batch-tokens 512"),
+    ] {
+        let (few, many) = (peak(&place, job, few, flags), peak(&place, job, many, flags));
+        println!("{job}: {few} and {many} bytes");
+        assert!(many <= few + 30e6, "{job}: {few} bytes, and {many} for more rows");
+    }
+}

@@ -1,6 +1,7 @@
 //! An error or a panic on one rank: the job ends, with that error once, and what was finished is kept.
 
-use super::job::{found, Bench, Start};
+use super::found::found;
+use super::job::{Bench, Start};
 
 const MOMENTS: [(&str, usize); 7] = [
     ("prepare", 0),

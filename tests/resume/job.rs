@@ -1,6 +1,6 @@
 //! Starting the program on ranks, and looking at what it leaves.
 
-use hdf5::types::{FloatSize, IntSize, TypeDescriptor, VarLenUnicode};
+use super::found::{found, Found};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,16 +8,49 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Rows of the tests' input.
-pub const ROWS: u64 = 40;
 /// A job that hasn't ended by then hangs.
 const HUNG: Duration = Duration::from_secs(120);
 
 /// The jobs of different tests would only slow each other down, and HDF5 hands its open files' locks to children.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A folder with an input and references, for one test.
+/// What is run on a bench.
+#[derive(Clone, Copy)]
+pub struct Job {
+    name: &'static str,
+    model: &'static str,
+    input: &'static str,
+    /// Lines of the input; one that has fewer is read again from its start.
+    pub rows: u64,
+    /// What results depend on.
+    options: &'static str,
+}
+
+pub const TRANSLATE: Job = Job {
+    name: "translate",
+    model: "en-fr-de",
+    input: "demo.eng",
+    rows: 40,
+    options: "--source eng_Latn --target fra_Latn --scores --routing tokens",
+};
+pub const SCORE: Job = Job {
+    name: "score",
+    model: "lm",
+    input: "guide.txt",
+    rows: 150,
+    options: "--window 16 --stride 8 --ranks --top 3 --routing tokens",
+};
+pub const GENERATE: Job = Job {
+    name: "generate",
+    model: "lm",
+    input: "guide.txt",
+    rows: 60,
+    options: "--max-new-tokens 24 --temperature 0.9 --top-p 0.95 --seed 5 --scores --routing tokens",
+};
+
+/// A folder with a job's input and references, for one test.
 pub struct Bench {
+    pub job: Job,
     folder: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -50,8 +83,13 @@ fn here(path: &str) -> PathBuf {
 }
 
 impl Bench {
-    /// None (and a line saying so) without `mpirun`.
+    /// One to translate on; none (and a line saying so) without `mpirun`.
     pub fn new() -> Option<Bench> {
+        Bench::of(TRANSLATE)
+    }
+
+    /// The same for another job.
+    pub fn of(job: Job) -> Option<Bench> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if Command::new("mpirun").arg("--version").output().is_err() {
             assert!(
@@ -62,12 +100,16 @@ impl Bench {
             return None;
         }
         let folder = tempfile::tempdir().expect("a folder");
-        for name in ["demo.eng", "demo.fra", "demo.deu"] {
+        for name in [job.input, "demo.fra", "demo.deu"] {
             let text = fs::read_to_string(here("inputs/demo").join(name)).expect("the demo");
-            let lines: Vec<&str> = text.lines().take(ROWS as usize).collect();
+            let lines: Vec<&str> = text.lines().cycle().take(job.rows as usize).collect();
             fs::write(folder.path().join(name), lines.join("\n") + "\n").expect("written");
         }
-        Some(Bench { folder, _turn: turn })
+        Some(Bench {
+            job,
+            folder,
+            _turn: turn,
+        })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -79,12 +121,15 @@ impl Bench {
         let path = |name: &str| self.path(name).display().to_string();
         let input = match start.stdin {
             Some(_) => "-".to_owned(),
-            None => path("demo.eng"),
+            None => path(self.job.input),
         };
-        let mut options: Vec<String> = ["translate".into(), input, "-o".into(), path(out)].into();
-        options.extend(["-m".into(), here("inputs/en-fr-de").display().to_string()]);
-        let usual = "--source eng_Latn --target fra_Latn --scores --routing tokens --threads 1 --segment-seconds 0.1";
-        options.extend(format!("{usual} {more}").split_whitespace().map(str::to_owned));
+        let Job {
+            name, model, options, ..
+        } = self.job;
+        let more = format!("{options} --threads 1 --segment-seconds 0.1 {more}");
+        let mut options: Vec<String> = [name.into(), input, "-o".into(), path(out)].into();
+        options.extend(["-m".into(), here("inputs").join(model).display().to_string()]);
+        options.extend(more.split_whitespace().map(str::to_owned));
         let mut command = Command::new("mpirun");
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
@@ -160,21 +205,21 @@ impl Bench {
     /// nothing is left over, and that the result is that of `plain`.
     pub fn resume(&self, ranks: usize, out: &str, more: &str, plain: &[Found]) {
         let kept = self.kept(out);
-        let finished = self.path(out).exists();
+        let (finished, rows) = (self.path(out).exists(), self.job.rows);
         let report = self.path(&format!("{out}.json"));
         let _ = fs::remove_file(&report);
         let ended = self.done(ranks, out, &format!("{more} --report {}", report.display()));
         if finished {
             assert!(ended.stdout.contains("is finished already"), "{}", ended.stdout);
         } else {
-            let said = format!("resuming: {kept} of {ROWS} rows are kept");
+            let said = format!("resuming: {kept} of {rows} rows are kept");
             assert_eq!(
                 ended.stderr.contains(&said),
                 kept > 0,
                 "{out}: {said}: {}",
                 ended.stderr
             );
-            assert_eq!(json(&report)["results"]["rows"].as_u64(), Some(ROWS - kept), "{out}");
+            assert_eq!(json(&report)["results"]["rows"].as_u64(), Some(rows - kept), "{out}");
         }
         self.same(out, plain);
     }
@@ -295,83 +340,4 @@ pub fn kill(signal: &str, processes: impl IntoIterator<Item = u32>) {
 pub fn json(path: &Path) -> serde_json::Value {
     let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// A dataset or attribute: its name and its bytes.
-pub type Found = (String, Vec<u8>);
-
-/// All that must not depend on how the work was done: everything but the time, and the steps behind the expert counts.
-pub fn found(path: &Path) -> Vec<Found> {
-    let file = hdf5::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut all = Vec::new();
-    for name in ["input", "output", "tokens", "scores", "routing"] {
-        walk(&file.group(name).expect(name), &mut all);
-    }
-    let metrics = file.group("metrics").expect("metrics");
-    for name in metrics.attr_names().expect("names") {
-        let value = metrics.attr(&name).expect("an attribute");
-        let bytes = match value.dtype().and_then(|kind| kind.to_descriptor()).expect("a type") {
-            TypeDescriptor::Unsigned(IntSize::U8) => {
-                value.read_scalar::<u64>().expect("a number").to_le_bytes().to_vec()
-            }
-            TypeDescriptor::Float(FloatSize::U8) => {
-                value.read_scalar::<f64>().expect("a number").to_le_bytes().to_vec()
-            }
-            _ => value
-                .read_scalar::<VarLenUnicode>()
-                .expect("a text")
-                .as_bytes()
-                .to_vec(),
-        };
-        all.push((format!("/metrics/{name}"), bytes));
-    }
-    assert!(
-        all.iter().any(|(name, _)| name.ends_with("totals")),
-        "{} has no routing",
-        path.display()
-    );
-    all
-}
-
-fn walk(group: &hdf5::Group, all: &mut Vec<Found>) {
-    for data in group.datasets().expect("datasets") {
-        let name = data.name();
-        if name.starts_with("/routing")
-            && ["attempt", "group", "step", "counts"]
-                .iter()
-                .any(|end| name.ends_with(&format!("/{end}")))
-        {
-            continue;
-        }
-        macro_rules! bytes {
-            ($t:ty) => {
-                data.read_raw::<$t>()
-                    .expect("values")
-                    .iter()
-                    .flat_map(|value| value.to_le_bytes())
-                    .collect()
-            };
-        }
-        let bytes = match data.dtype().and_then(|kind| kind.to_descriptor()).expect("a type") {
-            TypeDescriptor::Unsigned(IntSize::U1) => bytes!(u8),
-            TypeDescriptor::Unsigned(IntSize::U2) => bytes!(u16),
-            TypeDescriptor::Unsigned(IntSize::U4) => bytes!(u32),
-            TypeDescriptor::Unsigned(IntSize::U8) => bytes!(u64),
-            TypeDescriptor::Float(FloatSize::U4) => bytes!(f32),
-            TypeDescriptor::Float(FloatSize::U8) => bytes!(f64),
-            _ => {
-                let texts = data.read_raw::<VarLenUnicode>().expect("texts");
-                texts
-                    .iter()
-                    .flat_map(|text| [text.as_bytes(), b"\0"].concat())
-                    .collect()
-            }
-        };
-        all.push((name, bytes));
-    }
-    group
-        .groups()
-        .expect("groups")
-        .iter()
-        .for_each(|inner| walk(inner, all));
 }

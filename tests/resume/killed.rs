@@ -1,6 +1,7 @@
 //! `kill -9` at named moments and at any moment: the same command, on other ranks, ends with the same results.
 
-use super::job::{found, kill, Bench, Start, ROWS};
+use super::found::found;
+use super::job::{kill, Bench, Start};
 use std::time::Duration;
 
 /// Where a rank dies, which rank of how many, and what it goes on with.
@@ -46,7 +47,7 @@ fn a_rank_killed_at_a_named_moment_loses_nothing_that_was_finished() {
         let ended = bench.run(&start, &out, &format!("{references} --batch-tokens 200"));
         assert_ne!(ended.code, Some(0), "{moment} did not crash");
         assert!(ended.stderr.contains("SLUICE_CRASH_AT"), "{moment}: {}", ended.stderr);
-        kept_some += (1..ROWS).contains(&bench.kept(&out)) as u32;
+        kept_some += (1..bench.job.rows).contains(&bench.kept(&out)) as u32;
         let (ranks, batch) = OTHERS[i % OTHERS.len()];
         bench.resume(ranks, &out, &format!("{references} {batch}"), &plain);
     }

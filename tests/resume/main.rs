@@ -4,7 +4,9 @@
 //! They start real jobs with `mpirun` and are skipped, saying so, where there is none.
 
 mod broken;
+mod found;
 mod job;
+mod jobs;
 mod killed;
 mod refused;
 mod stopped;

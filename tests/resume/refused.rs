@@ -1,6 +1,7 @@
 //! What must not be taken for the same job.
 
-use super::job::{found, Bench, Start};
+use super::found::found;
+use super::job::{Bench, Start};
 use std::fs;
 
 /// A job that stops with some rows finished.

@@ -1,10 +1,11 @@
 //! SIGTERM and SIGUSR1, to the launcher and to single ranks, in every phase.
 
-use super::job::{found, kill, Bench, Running, Start, ROWS};
+use super::found::found;
+use super::job::{kill, Bench, Running, Start};
 use std::time::Duration;
 
 /// Signals a job, where it pauses or else with finished rows on disk, and gives back how it ended.
-fn stop(bench: &Bench, start: &Start, out: &str, more: &str, signal: &str, to: Option<usize>) -> Option<i32> {
+pub fn stop(bench: &Bench, start: &Start, out: &str, more: &str, signal: &str, to: Option<usize>) -> Option<i32> {
     let mut job = bench.start(start, out, more);
     let there = match start.variable {
         Some(_) => job.until(|job| job.said("SLUICE_PAUSE_AT")),
@@ -55,7 +56,7 @@ fn a_signal_while_it_decodes_keeps_what_is_finished() {
         let kept = bench.kept(&out);
         // A rank that isn't its group's leader may be heard only when all rows are done.
         assert!(
-            (1..=ROWS).contains(&kept),
+            (1..=bench.job.rows).contains(&kept),
             "{kept} rows kept: {signal} to {to:?} of {ranks}, {more}"
         );
         bench.resume(1 + i % 3, &out, "", &plain);

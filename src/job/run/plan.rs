@@ -1,6 +1,6 @@
 //! What a job over a corpus is, settled before any work: checkpoint, input, identity. Rank 0 refuses here.
 
-use super::task::Task;
+use super::task::{Setup, Task};
 use crate::checkpoint::{Checkpoint, StoredDtype};
 use crate::cli::run::{self as flags, OnError};
 use crate::corpus::{self, Scan, WindowLimits};
@@ -129,7 +129,7 @@ impl Prepared {
 pub fn prepare(task: &impl Task) -> Result<(Prepared, Option<Parts>)> {
     task.check()?;
     let output = &task.run().output;
-    let paths = corpus::paths(task.inputs())?;
+    let paths = corpus::paths(task.setup().inputs)?;
     if !is_stdin(&paths) {
         return examine(task, &paths);
     }
@@ -256,7 +256,13 @@ fn stage(output: &Path) -> Result<PathBuf> {
 /// What the results depend on, and what the file says about the job. Whether rows that cannot be used are skipped isn't
 /// among it: a job that has failed on one goes on with `--on-error skip`.
 fn identity(task: &impl Task, scan: &Scan) -> Result<JobIdentity> {
-    let (args, opened) = (task.run(), task.opened());
+    let Setup {
+        name,
+        run: args,
+        arguments,
+        opened,
+        ..
+    } = task.setup();
     let common = [
         ("input_sha256", json!(scan.digest)),
         ("reading", json!(task.reading())),
@@ -268,12 +274,12 @@ fn identity(task: &impl Task, scan: &Scan) -> Result<JobIdentity> {
         .chain(task.fields())
         .map(|(name, value)| (name.to_string(), value))
         .collect();
-    let mut config = task.arguments()?;
+    let mut config = arguments.clone();
     if let Value::Object(config) = &mut config {
         config.extend(fields.clone());
     }
     Ok(JobIdentity {
-        job: task.name().into(),
+        job: name.to_string(),
         fields,
         config,
         command: std::env::args().collect::<Vec<_>>().join(" "),

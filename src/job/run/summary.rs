@@ -98,7 +98,7 @@ pub struct RankSummary {
     phases: Vec<(String, f64, u64)>,
     peak_memory: u64,
     weights: u64,
-    caches: u64,
+    held: u64,
     threads: usize,
     isa: String,
     seconds: f64,
@@ -116,8 +116,8 @@ pub struct Run {
     pub group: usize,
     /// Bytes of packed weights.
     pub weights: u64,
-    /// Bytes that the caches may come to hold.
-    pub caches: u64,
+    /// Bytes that rows under way may come to fill.
+    pub held: u64,
     /// Wall time from the first batch to the last closed segment.
     pub seconds: f64,
     /// CPU time of its threads meanwhile.
@@ -140,7 +140,7 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         phases: ctx.meter.rows().map(|(name, s, b)| (name.to_string(), s, b)).collect(),
         peak_memory: memory::peak(),
         weights: run.weights,
-        caches: run.caches,
+        held: run.held,
         threads: ctx.device.threads(),
         isa: ctx.device.isa().name().to_string(),
         seconds: run.seconds,
@@ -154,6 +154,13 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
     all.iter()
         .map(|text| serde_json::from_str(text).context("the summary of a rank"))
         .collect()
+}
+
+/// Takes this process's peak of memory anew: rank 0 has put the file together since all ranks were heard.
+pub fn look_again(ranks: &mut [RankSummary]) {
+    if let Some(own) = ranks.first_mut() {
+        own.peak_memory = memory::peak();
+    }
 }
 
 /// Rows that could not be used, over all ranks.
@@ -212,12 +219,12 @@ pub fn report(task: &impl Task, ranks: &[RankSummary], figures: Option<&dyn Figu
             "phases": phases.collect::<Vec<_>>(),
             "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
             "weight_bytes": ranks.iter().map(|r| r.weights).collect::<Vec<_>>(),
-            "cache_bytes_at_most": ranks.iter().map(|r| r.caches).collect::<Vec<_>>(),
+            "cache_bytes_at_most": ranks.iter().map(|r| r.held).collect::<Vec<_>>(),
             "imbalance": imbalance(ranks),
             "experts": ranks.first().map_or(0, |r| r.loads.first().map_or(0, Vec::len)),
         },
-        "config": task.arguments()?,
-        "dtype": dtype_name(task.opened().dtype),
+        "config": task.setup().arguments,
+        "dtype": dtype_name(task.setup().opened.dtype),
         "ranks": ranks.len(),
         "threads": ranks.iter().map(|r| r.threads).collect::<Vec<_>>(),
         "isa": ranks.iter().map(|r| r.isa.clone()).collect::<Vec<_>>(),
@@ -239,36 +246,33 @@ pub fn print(
     figures: Option<&dyn Figures>,
     kept: u64,
 ) -> std::io::Result<()> {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    let mut line = |label: &str, text: String| lines.push((label.to_string(), text));
     let seconds = ranks.iter().map(|r| r.seconds).fold(0.0, f64::max);
     let (rows, tokens) = (
         ranks.iter().map(|r| r.rows).sum::<u64>(),
         ranks.iter().map(|r| r.tokens).sum::<u64>(),
     );
     let rate = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
-    writeln!(
-        to,
-        "rows        {rows} in {} ({kept} kept from earlier starts)",
-        clock(seconds)
-    )?;
-    writeln!(
-        to,
-        "tokens      {tokens} {}, {rate:.0} tokens/s on {} ranks",
-        task.tokens(),
-        ranks.len()
-    )?;
+    line(
+        "rows",
+        format!("{rows} in {} ({kept} kept from earlier starts)", clock(seconds)),
+    );
+    line(
+        "tokens",
+        format!(
+            "{tokens} {}, {rate:.0} tokens/s on {} ranks",
+            task.tokens(),
+            ranks.len()
+        ),
+    );
     if let Some(q) = figures {
         let named = Status::ALL.iter().zip(q.tally().statuses).filter(|(_, n)| *n > 0);
-        writeln!(
-            to,
-            "by status   {}",
-            named
-                .map(|(s, n)| format!("{n} {}", s.name()))
-                .collect::<Vec<_>>()
-                .join(", ")
-        )?;
+        let named: Vec<String> = named.map(|(s, n)| format!("{n} {}", s.name())).collect();
+        line("by status", named.join(", "));
         for (name, figure) in q.figures() {
             let digits = if figure.abs() < 10.0 { 4 } else { 2 };
-            writeln!(to, "{name:<11} {figure:.digits$}")?;
+            line(&name, format!("{figure:.digits$}"));
         }
     }
     let total = |name: &str| {
@@ -287,29 +291,32 @@ pub fn print(
     let shares = names
         .map(|n| (n, 100.0 * total(n) / all.max(1e-9)))
         .filter(|s| s.1 >= 0.5);
-    writeln!(
-        to,
-        "time        {}",
-        shares
-            .map(|(n, s)| format!("{n} {s:.0} %"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    )?;
-    let peak = ranks.iter().max_by_key(|r| r.peak_memory);
-    if let Some(r) = peak {
-        let (weights, caches) = (size(r.weights), size(r.caches));
-        writeln!(
-            to,
-            "memory      {} at most, on rank {} (weights {weights}, caches up to {caches})",
-            size(r.peak_memory),
-            r.rank
-        )?;
+    let shares: Vec<String> = shares.map(|(n, s)| format!("{n} {s:.0} %")).collect();
+    line("time", shares.join(", "));
+    if let Some(r) = ranks.iter().max_by_key(|r| r.peak_memory) {
+        let (peak, weights, held) = (size(r.peak_memory), size(r.weights), size(r.held));
+        let what = task.held();
+        line(
+            "memory",
+            format!(
+                "{peak} at most, on rank {} (weights {weights}, {what} up to {held})",
+                r.rank
+            ),
+        );
     }
     let worst = imbalance(ranks).into_iter().fold(0.0, f64::max);
-    writeln!(
-        to,
-        "imbalance   {worst:.2} (largest over mean expert load, worst layer)"
-    )
+    line(
+        "imbalance",
+        format!("{worst:.2} (largest over mean expert load, worst layer)"),
+    );
+    to.write_all(aligned(&lines).as_bytes())
+}
+
+/// Labels and what goes with each, in two columns.
+fn aligned(lines: &[(String, String)]) -> String {
+    let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0).max(11);
+    let of = |(label, text): &(String, String)| format!("{label:<width$} {text}\n");
+    lines.iter().map(of).collect()
 }
 
 fn hdf5_version() -> String {
@@ -347,7 +354,7 @@ mod tests {
             phases: Vec::new(),
             peak_memory: 0,
             weights: 0,
-            caches: 0,
+            held: 0,
             threads: 1,
             isa: String::new(),
             seconds: 1.0,
@@ -367,6 +374,14 @@ mod tests {
         ];
         assert_eq!(imbalance(&ranks), [3.0, 0.0]);
         assert!(imbalance(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_longest_label_has_room() {
+        let line = |label: &str| (label.to_string(), "x".to_string());
+        assert_eq!(aligned(&[line("rows")]), "rows        x\n");
+        let lines = aligned(&[line("rows"), line("word_perplexity")]);
+        assert_eq!(lines, "rows            x\nword_perplexity x\n");
     }
 
     #[test]

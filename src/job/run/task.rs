@@ -1,46 +1,104 @@
 //! What tells one job over a corpus from another.
 
 use super::plan::Opened;
-use crate::cli::run::RunArgs;
+use crate::cli::run::{OnError, RunArgs};
 use crate::corpus::{Reading, Record, Scan};
 use crate::decode::trace::{TokenRoutes, Trace};
 use crate::decode::workload::Workload;
 use crate::model::Model;
 use crate::results::{Judge, Row, Tally};
-use anyhow::Result;
+use anyhow::{ensure, Result};
+use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// A job over a corpus: its options, its checkpoint, and what it does with a row. Every rank has one.
+/// What every job over a corpus has: a name, options and a checkpoint.
+pub struct Setup<'a> {
+    /// `translate`, `score`, ...
+    pub name: &'static str,
+    /// The options that all jobs have.
+    pub run: &'a RunArgs,
+    /// The files of the input, and patterns of such.
+    pub inputs: &'a [PathBuf],
+    /// All options, as results and report show them.
+    pub arguments: Value,
+    /// The checkpoint.
+    pub opened: Opened,
+    /// What the user should know before the run.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Setup<'a> {
+    /// Opens the checkpoint of a job with these options.
+    ///
+    /// # Errors
+    /// Anything amiss with it.
+    pub fn open(
+        name: &'static str,
+        run: &'a RunArgs,
+        inputs: &'a [PathBuf],
+        arguments: &impl Serialize,
+    ) -> Result<Setup<'a>> {
+        Ok(Setup {
+            name,
+            run,
+            inputs,
+            arguments: serde_json::to_value(arguments)?,
+            opened: Opened::open(&run.model, run.dtype)?,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Gives back why a row cannot be used, where such rows are skipped.
+    ///
+    /// # Errors
+    /// Where they are not: the row and the reason.
+    pub fn skip(&self, record: &Record, why: String) -> Result<String> {
+        ensure!(
+            self.run.on_error == OnError::Skip,
+            "row {} of the input, counted from 0: {why}; --on-error skip goes on without such rows",
+            record.index
+        );
+        Ok(why)
+    }
+}
+
+/// A job over a corpus: what it is set up with, and what it does with a row. Every rank has one.
 pub trait Task {
     /// What runs on each rank.
     type Work: Workload;
     /// What is kept of a row while it is under way.
     type Pending;
 
-    /// `translate`, `score`, ...
-    fn name(&self) -> &'static str;
-    /// What its tokens are: generated, scored.
-    fn tokens(&self) -> &'static str;
+    /// What it is set up with.
+    fn setup(&self) -> &Setup<'_>;
     /// The options that all jobs have.
-    fn run(&self) -> &RunArgs;
-    /// All options, as results and report show them.
-    fn arguments(&self) -> Result<Value>;
-    /// The files of the input, and patterns of such.
-    fn inputs(&self) -> &[PathBuf];
+    fn run(&self) -> &RunArgs {
+        self.setup().run
+    }
+    /// What its tokens are: generated, scored.
+    fn tokens(&self) -> &'static str {
+        "generated"
+    }
+    /// What rows under way fill memory with: caches, activations.
+    fn held(&self) -> &'static str {
+        "caches"
+    }
     /// What is read from a row.
     fn reading(&self) -> Reading;
-    /// The checkpoint.
-    fn opened(&self) -> &Opened;
     /// Outputs of each record: output `i` belongs to record `i / outputs`.
-    fn outputs(&self) -> u64;
+    fn outputs(&self) -> u64 {
+        1
+    }
     /// What results depend on, besides input, checkpoint and the options that all jobs have.
     fn fields(&self) -> Vec<(&'static str, Value)>;
     /// Looks at options before the input is read; on rank 0.
     ///
     /// # Errors
     /// What is to be refused.
-    fn check(&self) -> Result<()>;
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
     /// Looks at what the scan has found; on rank 0.
     ///
     /// # Errors
@@ -48,9 +106,7 @@ pub trait Task {
     fn examine(&self, scan: &Scan) -> Result<()>;
     /// Is told when the job was first started, in seconds since 1970; the same on every rank and at every start.
     fn begin(&mut self, _started: i64) {}
-    /// What the user should know before the run; on rank 0.
-    fn warnings(&self) -> Vec<String>;
-    /// The running batch and the bytes that its caches may come to hold. The same on every rank.
+    /// The running batch and the bytes that its rows may come to fill. The same on every rank.
     ///
     /// # Errors
     /// When the memory doesn't do.
@@ -94,8 +150,8 @@ pub struct Place {
 pub struct Planned<W> {
     /// The batch.
     pub work: W,
-    /// Bytes that its caches may come to hold.
-    pub caches: u64,
+    /// Bytes that its rows may come to fill, as [`Task::held`] says what with.
+    pub held: u64,
     /// What is in flight, in words.
     pub in_flight: String,
 }
