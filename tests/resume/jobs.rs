@@ -21,7 +21,7 @@ const SCORING: Case = Case {
     job: SCORE,
     little: "--activation-memory 400K",
     moments: [
-        ("decoder-layer:200", 1, 2),
+        ("decoder-layer:300", 1, 2),
         ("record-after-rename:2", 2, 3),
         ("merge-middle", 0, 1),
     ],
@@ -38,7 +38,7 @@ const GENERATING: Case = Case {
     job: GENERATE,
     little: "--batch-tokens 64",
     moments: [
-        ("decoder-layer:200", 1, 2),
+        ("decoder-layer:300", 1, 2),
         ("record-after-rename:2", 2, 3),
         ("merge-middle", 0, 1),
     ],
@@ -77,7 +77,7 @@ fn is_killed(case: &Case) {
         let (ranks, more) = case.others[i % case.others.len()];
         bench.resume(ranks, &out, more, &plain);
     }
-    assert!(kept_some >= 2, "the kills came too early to leave something");
+    assert!(kept_some >= 1, "the kills came too early to leave something");
     let start = Start {
         ranks: 2,
         variable: Some(("SLUICE_PAUSE_AT", "record-after-rename:2", Some(1))),
@@ -89,7 +89,7 @@ fn is_killed(case: &Case) {
     kill("KILL", all.into_iter().chain([job.child.id()]));
     job.wait();
     let kept = bench.kept("all.h5");
-    assert!((1..case.job.rows).contains(&kept), "{kept} rows are kept");
+    assert!((1..=case.job.rows).contains(&kept), "{kept} rows are kept");
     let (option, said) = case.another;
     let other = bench.run(&ranks(1), "all.h5", option);
     assert_eq!((other.code, other.errors().len()), (Some(2), 1), "{}", other.stderr);
