@@ -147,7 +147,7 @@ fn settings(args: &ScoreArgs, opened: &Opened, words: &Words) -> Result<(Setting
         ));
     }
     let token = |what: &str, id: Option<u32>| {
-        let other = if what == "bos" { "eos or none" } else { "none" };
+        let other = if what == "bos" { "none or eos" } else { "none" };
         let missing = || format!("--prefix {what}: the tokenizer names no such token; give --prefix {other}");
         id.with_context(missing).map(Prefix::Token)
     };
