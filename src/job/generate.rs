@@ -313,7 +313,7 @@ impl Task for Generate<'_> {
         let (most, ids, cut) = match asked {
             Ok(asked) => asked,
             Err(why) => {
-                taken.why = Some(self.setup.skip(record, why)?);
+                taken.why = Some(self.setup.skip(why)?);
                 taken.rows.push(finished(Status::Failed));
                 return Ok(taken);
             }

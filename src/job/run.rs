@@ -243,6 +243,7 @@ impl<T: Task> Started<'_, T> {
             group,
             desk,
             feed,
+            scan,
             show: &mut show,
             failed: 0,
         };

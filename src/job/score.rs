@@ -273,7 +273,7 @@ impl Task for Score<'_> {
                 }
                 Ok(([_, ids], _)) => row.ids = ids,
                 Err(error) => {
-                    taken.why = Some(self.setup.skip(record, format!("{error:#}"))?);
+                    taken.why = Some(self.setup.skip(format!("{error:#}"))?);
                     row.status = Status::Failed;
                 }
             }

@@ -139,7 +139,7 @@ impl Task for Translate<'_> {
                 match ids {
                     Ok(ids) => Some(ids),
                     Err(why) => {
-                        problem = Some(self.setup.skip(record, why)?);
+                        problem = Some(self.setup.skip(why)?);
                         None
                     }
                 }

@@ -164,7 +164,7 @@ fn prompts_come_as_lines_ids_and_chats_with_settings_of_their_own() {
     );
     let flags = "--dtype f32 --max-new-tokens 20";
     let end = place.run_job("generate", 1, &bundled("lm"), &long, "long.h5", flags);
-    end.refused(&["row 1", "1024", "--on-error skip"]);
+    end.refused(&["long.txt, line 2", "1024", "--on-error skip"]);
     // As it advises: the job goes on.
     let flags = "--dtype f32 --max-new-tokens 20 --on-error skip";
     let end = place.run_job("generate", 1, &bundled("lm"), &long, "long.h5", flags);
@@ -237,10 +237,16 @@ fn a_prompt_beyond_the_memory_costs_a_row_and_not_the_job() {
         let arguments = place.job_of("generate", &bundled("lm"), &input, "out.h5", flags);
         place.limited(1500, &arguments)
     };
-    run(flags).refused(&["row 1", "600000 tokens", "GiB", "--max-new-tokens", "--on-error skip"]);
+    run(flags).refused(&[
+        "prompts.jsonl, line 2",
+        "600000 tokens",
+        "GiB",
+        "--max-new-tokens",
+        "--on-error skip",
+    ]);
     let end = run(&format!("{flags} --on-error skip --overwrite"));
     assert_eq!(end.code, 1, "{end:#?}");
-    end.says(&["row 1", "600000 tokens"]);
+    end.says(&["prompts.jsonl, line 2", "600000 tokens"]);
     let rows = read(&place.path("out.h5"));
     let failed: Vec<bool> = rows.iter().map(|r| r.status == Status::Failed).collect();
     assert_eq!(failed, [false, true, false]);
@@ -268,7 +274,7 @@ fn positions_that_are_not_computed_are_refused_and_not_met_at_work() {
     }
     let end = run("--max-new-tokens 20");
     assert_eq!(end.code, 2, "{end:#?}");
-    end.says(&["row 2", "45 tokens", "64 positions", "--max-new-tokens"]);
+    end.says(&["prompts.jsonl, line 3", "45 tokens", "64 positions", "--max-new-tokens"]);
     let end = run("--max-new-tokens 20 --on-error skip --overwrite");
     assert_eq!(end.code, 1, "{end:#?}");
     let failed: Vec<bool> = read(&place.path("out.h5"))

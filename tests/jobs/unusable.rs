@@ -50,10 +50,10 @@ fn a_text_that_cannot_be_tokenized_ends_the_job_or_is_skipped() {
             false => flags.to_owned(),
         };
         let end = place.run_job(job, 2, model, input, &out, &flags);
-        end.refused(&["row 1 of the input", "tokenizer.json", "--on-error skip"]);
+        end.refused(&[", line 2: ", "tokenizer.json", "--on-error skip"]);
         let end = place.run_job(job, 2, model, input, &out, &format!("{flags} --on-error skip"));
         assert_eq!((end.code, end.errors()), (1, 0), "{job} {flags}: {end:#?}");
-        end.says(&["row 1: ", "tokenizer.json"]);
+        end.says(&[", line 2: ", "tokenizer.json"]);
         let failed: Vec<bool> = read(&place.path(&out))
             .iter()
             .map(|r| r.status == Status::Failed)

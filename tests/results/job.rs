@@ -187,52 +187,6 @@ pub fn run_split(out: &Path, rows: u64, dice: &mut Dice) {
     assert!(!parts_path(out).exists());
 }
 
-/// Every dataset of a file but the timing: its path, shape and bytes as h5dump-like raw values.
-pub fn datasets(path: &Path) -> Vec<(String, Vec<usize>, Vec<u8>)> {
-    fn walk(group: &hdf5::Group, found: &mut Vec<(String, Vec<usize>, Vec<u8>)>) {
-        for data in group.datasets().expect("datasets") {
-            use hdf5::types::{FloatSize, IntSize, TypeDescriptor, VarLenUnicode};
-            macro_rules! bytes {
-                ($t:ty) => {
-                    data.read_raw::<$t>()
-                        .expect("values")
-                        .iter()
-                        .flat_map(|value| value.to_le_bytes())
-                        .collect()
-                };
-            }
-            let bytes: Vec<u8> = match data.dtype().and_then(|kind| kind.to_descriptor()).expect("a type") {
-                TypeDescriptor::Unsigned(IntSize::U1) => bytes!(u8),
-                TypeDescriptor::Unsigned(IntSize::U2) => bytes!(u16),
-                TypeDescriptor::Unsigned(IntSize::U4) => bytes!(u32),
-                TypeDescriptor::Unsigned(IntSize::U8) => bytes!(u64),
-                TypeDescriptor::Float(FloatSize::U4) => bytes!(f32),
-                TypeDescriptor::Float(FloatSize::U8) => bytes!(f64),
-                TypeDescriptor::VarLenUnicode => {
-                    let texts = data.read_raw::<VarLenUnicode>().expect("texts");
-                    texts
-                        .iter()
-                        .flat_map(|text| [text.as_bytes(), b"\0"].concat())
-                        .collect()
-                }
-                other => panic!("{} has the type {other}", data.name()),
-            };
-            for name in ["long_name", "units"] {
-                assert!(data.attr(name).is_ok(), "{} has no {name}", data.name());
-            }
-            found.push((data.name(), data.shape(), bytes));
-        }
-        for inner in group.groups().expect("groups") {
-            if inner.name() != "/timing" {
-                walk(&inner, found);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    walk(&hdf5::File::open(path).expect("a file"), &mut found);
-    found
-}
-
 pub fn show(path: &Path, format: ShowFormat, summary: bool) -> String {
     let mut to = Vec::new();
     job::show::run(

@@ -1,6 +1,7 @@
 //! `kill -9` while segments are written and merged.
 
-use super::job::{datasets, folder_alone, identity, open, row, run_split, write, Dice};
+use super::datasets::untimed;
+use super::job::{folder_alone, identity, open, row, run_split, write, Dice};
 use sluicegate::results::{parts_path, Opened, Parts, Row, Tally};
 use std::fs;
 use std::path::PathBuf;
@@ -66,7 +67,7 @@ fn a_kill_leaves_finished_segments() {
             );
             parts.merge(&mut Tally::default()).expect("a merge");
         }
-        assert_eq!(datasets(&out), datasets(&plain), "{moment}");
+        assert_eq!(untimed(&out), untimed(&plain), "{moment}");
         assert!(!parts_path(&out).exists());
     }
     let left: Vec<_> = fs::read_dir(folder.path())

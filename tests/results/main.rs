@@ -1,5 +1,7 @@
 //! The results room: segments, resume, merge, reading back, `show` and `merge`.
 
+#[path = "../datasets/mod.rs"]
+mod datasets;
 mod job;
 mod killed;
 mod large;

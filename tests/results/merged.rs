@@ -1,6 +1,7 @@
 //! The finished file: the same however the rows came, with all that segments held.
 
-use super::job::{datasets, folder, identity, layout, open, row, run_split, show, trace, write, Dice};
+use super::datasets::untimed;
+use super::job::{folder, identity, layout, open, row, run_split, show, trace, write, Dice};
 use sluicegate::job::show::ShowFormat;
 use sluicegate::results::{merge, Judge, Metric, MetricValue, Opened, Parts, Phase, Results, Row, Tally};
 
@@ -12,7 +13,7 @@ fn merged_file_does_not_depend_on_the_split() {
     for round in 0..4 {
         let out = folder.path().join(format!("{round}.h5"));
         run_split(&out, 300, &mut dice);
-        let found = datasets(&out);
+        let found = untimed(&out);
         assert!(found.len() > 20);
         assert_eq!(first.get_or_insert_with(|| found.clone()), &found);
         let results = Results::open(&out).expect("results");

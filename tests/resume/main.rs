@@ -4,6 +4,8 @@
 //! They start real jobs with `mpirun` and are skipped, saying so, where there is none.
 
 mod broken;
+#[path = "../datasets/mod.rs"]
+mod datasets;
 mod found;
 mod job;
 mod jobs;

@@ -5,7 +5,7 @@ use super::feed::Feed;
 use super::task::{Taken, Task};
 use crate::cli::run::Routing;
 use crate::comm::{agree, crash::fail_point, signal, ReportedElsewhere};
-use crate::corpus::Record;
+use crate::corpus::{Record, Scan};
 use crate::decode::lockstep::{next, Next, Report, NO_SHARE, REPORT_BYTES};
 use crate::decode::trace::Counts;
 use crate::decode::workload::Workload;
@@ -13,7 +13,7 @@ use crate::metrics::meter::Phase as Lap;
 use crate::model::{Model, Shape};
 use crate::moe::Context;
 use crate::results::{Parts, Phase, RoutingLayout, Row, RowRoutes, SegmentName, Status, StepCounts, Timing};
-use anyhow::{anyhow, Result};
+use anyhow::{anyhow, Context as _, Result};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub struct Rank<'a, T> {
     pub desk: Option<Desk<'a>>,
     /// Where rows come from.
     pub feed: Feed,
+    /// Where they stand.
+    pub scan: &'a Scan,
     /// Called before each step with the group's progress, and on rank 0 with that of the other groups.
     pub show: &'a mut dyn FnMut(Progress, Progress),
     /// Rows that could not be used.
@@ -195,14 +197,11 @@ impl<T: Task> Rank<'_, T> {
             pending,
             rows,
             why,
-        } = self.task.take(&record, wanted, batch)?;
+        } = (self.task.take(&record, wanted, batch)).with_context(|| self.scan.place(record.index).to_string())?;
         for row in rows {
             if row.status == Status::Failed {
-                log::warn!(
-                    "row {}: {}",
-                    record.index,
-                    why.as_deref().unwrap_or("it cannot be used")
-                );
+                let place = self.scan.place(record.index);
+                log::warn!("{place}: {}", why.as_deref().unwrap_or("the row cannot be used"));
                 self.failed += 1;
             }
             books.add(row);

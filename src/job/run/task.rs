@@ -52,12 +52,11 @@ impl<'a> Setup<'a> {
     /// Gives back why a row cannot be used, where such rows are skipped.
     ///
     /// # Errors
-    /// Where they are not: the row and the reason.
-    pub fn skip(&self, record: &Record, why: String) -> Result<String> {
+    /// Where they are not: the reason.
+    pub fn skip(&self, why: String) -> Result<String> {
         ensure!(
             self.run.on_error == OnError::Skip,
-            "row {} of the input, counted from 0: {why}; --on-error skip goes on without such rows",
-            record.index
+            "{why}; --on-error skip goes on without such rows"
         );
         Ok(why)
     }

@@ -1,4 +1,5 @@
-//! A results file's datasets as raw bytes, for comparisons to the last bit.
+//! A results file's datasets as raw bytes, for comparisons to the last bit. Each room of tests uses some of it.
+#![allow(dead_code)]
 
 use hdf5::types::{FloatSize, IntSize, TypeDescriptor, VarLenUnicode};
 use std::collections::BTreeMap;
@@ -11,6 +12,13 @@ pub type Datasets = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
 pub fn all(path: &Path) -> Datasets {
     let mut found = Datasets::new();
     walk(&hdf5::File::open(path).expect("a file"), &mut found);
+    found
+}
+
+/// All but the timing.
+pub fn untimed(path: &Path) -> Datasets {
+    let mut found = all(path);
+    found.retain(|name, _| !name.starts_with("/timing"));
     found
 }
 
@@ -37,6 +45,9 @@ pub fn assert_equal(found: &Datasets, wanted: &Datasets, what: &str) {
 
 fn walk(group: &hdf5::Group, found: &mut Datasets) {
     for data in group.datasets().expect("datasets") {
+        for name in ["long_name", "units"] {
+            assert!(data.attr(name).is_ok(), "{} has no {name}", data.name());
+        }
         found.insert(data.name(), (data.shape(), bytes(&data)));
     }
     for inner in group.groups().expect("groups") {
