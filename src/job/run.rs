@@ -269,13 +269,14 @@ impl<T: Task> Started<'_, T> {
     /// Where the running batch is to find room; but for who speaks, the same on every rank (collective).
     fn place(&self) -> Place {
         let room = memory::machine().map_or(u64::MAX, |m| m.room(memory::now(), self.neighbours as u64));
+        let shape = self.task.setup().opened.architecture.shape();
         let (rows, bytes) = self
             .prepared
             .scan
             .as_ref()
             .map_or((0, 0), |s| (s.rows - s.blank, s.bytes));
         Place {
-            room: least(self.world, room),
+            room: least(self.world, room.saturating_sub(shape.scratch_bytes())),
             ranks: self.world.size() / self.groups,
             // About four bytes a token.
             mean_tokens: (bytes / rows.max(1) / 4) as usize,

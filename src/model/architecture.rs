@@ -49,6 +49,10 @@ pub struct Shape {
     pub layers: usize,
     /// Elements of keys and of values in a cache row.
     pub cache_row: [usize; 2],
+    /// Elements of a token's queries and of what they gather, where all tokens that are read at once have them in hand.
+    pub attention: usize,
+    /// Elements that attention takes besides, however many tokens are read at once.
+    pub attention_scratch: usize,
     /// Names of the encoder's MoE layers.
     pub encoder_moe: Vec<String>,
     /// Names of the decoder's MoE layers, which are numbered after the encoder's.
@@ -71,9 +75,14 @@ impl Shape {
     /// Bytes that a token is turned into on its way through a layer, about: the residual stream, queries, keys, values, what
     /// attention gathers, and rows and inner rows of its experts.
     pub fn activation_bytes(&self) -> u64 {
-        let attention = 3 * self.d_model + 2 * self.cache_row.iter().sum::<usize>();
+        let attention = self.d_model + self.attention + 2 * self.cache_row.iter().sum::<usize>();
         let experts = (self.top_k.max(1)) * (self.d_model + self.d_ff);
         (size_of::<f32>() * (2 * self.d_model + attention + experts)) as u64
+    }
+
+    /// Bytes that a layer takes besides, however many tokens are read at once.
+    pub fn scratch_bytes(&self) -> u64 {
+        (size_of::<f32>() * self.attention_scratch) as u64
     }
 
     /// MoE layers, encoder and decoder.

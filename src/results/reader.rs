@@ -166,7 +166,10 @@ pub(crate) fn open_hdf5(path: &Path, chunk_cache: usize) -> Result<File> {
         .with_context(|| format!("cannot open {}", path.display()))?
         .read_exact(&mut signature);
     if read.is_err() || signature != *b"\x89HDF\r\n\x1a\n" {
-        bail!("{} is not an HDF5 file", path.display());
+        bail!(
+            "{} is not an HDF5 file, as the results of a job are (OUT.h5)",
+            path.display()
+        );
     }
     let mut options = File::with_options();
     options.with_fapl(|access| access.chunk_cache(521, chunk_cache, 0.75));
@@ -193,6 +196,11 @@ impl Results {
     /// The file is missing (the message points at `OUT.h5.parts` if that is there), not HDF5, or not a result of ours.
     pub fn open(path: &Path) -> Result<Results> {
         let parts = with_suffix(path, ".parts");
+        ensure!(
+            !path.is_dir() || path.extension().is_some_and(|end| end == "parts"),
+            "{} is a folder: give the file of a finished job (OUT.h5)",
+            path.display()
+        );
         if path.is_dir() || (!path.exists() && parts.exists()) {
             let parts = if path.is_dir() { path } else { &parts };
             bail!(

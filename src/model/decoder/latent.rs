@@ -14,6 +14,12 @@ use crate::moe::Context;
 /// Rows whose queries and outputs are in hand at a time: they are as wide as all heads' latent rows together.
 const ROWS: usize = 256;
 
+/// Elements of [`Buffers`] and of what is gathered, for as many rows as are in hand at a time.
+pub(super) fn scratch(spec: &Latent) -> usize {
+    let of_head = spec.nope + 2 * spec.rope + 3 * spec.kv_lora + 2 * spec.value;
+    ROWS * (2 * spec.q_lora.unwrap_or(0) + spec.heads * of_head)
+}
+
 /// Scratch of latent attention; it only grows.
 #[derive(Default)]
 pub(super) struct Buffers {

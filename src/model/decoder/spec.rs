@@ -1,6 +1,7 @@
 //! What a decoder-only family computes, as a plain description.
 
 use super::config::Config;
+use super::latent;
 use super::rope::Rope;
 use crate::device::Activation;
 use crate::model::{Shape, SpecialTokens};
@@ -304,6 +305,14 @@ impl Spec {
             cache_row: match &self.attention {
                 Attention::Grouped(a) => [a.kv_heads * a.head_dim; 2],
                 Attention::Latent(a) => [a.kv_lora + a.rope, 0],
+            },
+            attention: match &self.attention {
+                Attention::Grouped(a) => 2 * a.heads * a.head_dim,
+                Attention::Latent(_) => 0,
+            },
+            attention_scratch: match &self.attention {
+                Attention::Grouped(_) => 0,
+                Attention::Latent(a) => latent::scratch(a),
             },
             encoder_moe: Vec::new(),
             decoder_moe: self.sparse().map(|i| format!("layers.{i}")).collect(),

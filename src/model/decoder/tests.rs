@@ -275,17 +275,26 @@ fn attention_and_what_stands_beside_the_experts_follow_the_family() {
         (true, true)
     );
     assert_eq!(grouped(&mixtral::FAMILY).scale, 0.25);
+    // Heads may be wider than the residual stream.
+    let wide = read(&with("head_dim", json!(64)), &qwen3_moe::FAMILY).unwrap().shape();
+    assert_eq!(
+        wide.attention,
+        2 * small()["num_attention_heads"].as_u64().unwrap() as usize * 64
+    );
     let mut yarn = with(
         "rope_scaling",
         json!({"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0}),
     );
     yarn["q_lora_rank"] = json!(null);
     let spec = read(&yarn, &deepseek_v3::FAMILY).unwrap();
+    let shape = spec.shape();
     let Attention::Latent(latent) = spec.attention else {
         panic!()
     };
     assert!((latent.scale - 24f32.powf(-0.5) * (0.1 * 40f32.ln() + 1.0).powi(2)).abs() < 1e-6);
-    assert_eq!((latent.q_lora, spec.shape().cache_row), (None, [40, 0]));
+    assert_eq!((latent.q_lora, shape.cache_row), (None, [40, 0]));
+    // Latent queries of all heads are held for 256 rows, not for all that are read.
+    assert!(shape.attention == 0 && shape.attention_scratch >= 256 * latent.heads * 2 * (latent.kv_lora + latent.rope));
     assert!(spec.rope.interleaved && spec.rope.magnitude() == 1.0);
     let shared = |family| {
         read(&small(), family)

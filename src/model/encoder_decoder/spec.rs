@@ -200,6 +200,8 @@ impl Spec {
             vocab_size: self.vocab_size,
             layers: self.decoder.sparse.len(),
             cache_row: [self.decoder.attention_width(); 2],
+            attention: 2 * self.decoder.attention_width(),
+            attention_scratch: 0,
             encoder_moe: names(Stack::Encoder),
             decoder_moe: names(Stack::Decoder),
             experts: self.experts,
