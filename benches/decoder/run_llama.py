@@ -1,6 +1,6 @@
 """Scores or continues sequences of token ids with llama.cpp: run_llama.py GGUF IDS.json THREADS score|generate [NEW TOKENS]
 
-Prints one JSON line: tokens, seconds, and what came out (the sum of log-probabilities, or the ids). Scoring has as many sequences in
+Prints one JSON line: tokens, seconds, and what came out (the mean log-probability of a scored token, or the ids). Scoring has as many sequences in
 flight as fit a batch of 2,048 tokens; generation, greedy, has all of them. Picking from logits is done by numpy and counted in."""
 
 import ctypes
@@ -89,7 +89,8 @@ if job == "score":
     parts = [ids[i : i + side_by_side] for i in range(0, len(ids), side_by_side)]
     score(parts[0])
     started = time.time()
-    came_out, tokens = sum(score(part) for part in parts), sum(map(len, ids))
+    tokens = sum(map(len, ids))
+    came_out = sum(score(part) for part in parts) / (tokens - len(ids))
 else:
     generate(ids, 2)
     started = time.time()

@@ -1,7 +1,7 @@
 """Scores or continues sequences of token ids with transformers: run_transformers.py CHECKPOINT IDS.json THREADS DTYPE BATCH
 score|generate [NEW TOKENS]
 
-Prints one JSON line: tokens, seconds, and what came out (the sum of log-probabilities, or the ids)."""
+Prints one JSON line: tokens, seconds, and what came out (the mean log-probability of a scored token, or the ids)."""
 
 import json
 import os
@@ -44,7 +44,8 @@ with torch.inference_mode():
     score(batches[0]) if job == "score" else generate(batches[0], 2)
     started = time.time()
     if job == "score":
-        came_out, tokens = sum(score(b) for b in batches), sum(map(len, ids))
+        tokens = sum(map(len, ids))
+        came_out = sum(score(b) for b in batches) / (tokens - len(ids))
     else:
         came_out = [output for b in batches for output in generate(b, new)]
         tokens = sum(map(len, came_out))

@@ -1,7 +1,7 @@
 """Scores or continues sequences of token ids with vLLM on CPUs: run_vllm.py CHECKPOINT IDS.json THREADS DTYPE score|generate
 [NEW TOKENS]
 
-Prints one JSON line: tokens, seconds, and what came out (the sum of log-probabilities, or the ids)."""
+Prints one JSON line: tokens, seconds, and what came out (the mean log-probability of a scored token, or the ids)."""
 
 import json
 import os
@@ -44,7 +44,8 @@ def run(sequences, new):
     done = engine.generate(prompts, SamplingParams(**asked), use_tqdm=False)
     if job == "generate":
         return [list(d.outputs[0].token_ids) for d in done]
-    return sum(p[t].logprob for d in done for p, t in zip(d.prompt_logprobs[1:], d.prompt_token_ids[1:]))
+    found = [p[t].logprob for d in done for p, t in zip(d.prompt_logprobs[1:], d.prompt_token_ids[1:])]
+    return sum(found) / len(found)
 
 
 run(ids[:8], 1)

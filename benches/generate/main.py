@@ -66,6 +66,10 @@ def main():
     p.add_argument("--new-tokens", metavar="N", type=int, default=128, help="tokens of an output (default 128)")
     p.set_defaults(batches="64")
     a = p.parse_args()
+    if not 1 <= a.prompts <= 64 or not 1 <= a.prompt_tokens <= 128 or a.new_tokens < 2:
+        p.error("--prompts is 1 to 64, --prompt-tokens 1 to 128, --new-tokens 2 at least")
+    if a.threads not in (1, 2):
+        p.error("--threads is 1 or 2: the memory's speed is measured for those")
     with open(os.path.join(a.checkpoint, "bench_ids.json"), encoding="utf-8") as file:
         data = json.load(file)
     data["ids"] = [ids[: a.prompt_tokens] for ids in data["ids"][: a.prompts]]

@@ -46,7 +46,7 @@ def sluice(a, corpus, dtype, threads):
     def result(results):
         scored = results["tokens"]
         assert scored + corpus.count == corpus.tokens, f"Sluice scored {scored} tokens of {corpus.tokens}"
-        return corpus.tokens, -scored * math.log(results["metrics"]["perplexity"])
+        return corpus.tokens, -math.log(results["metrics"]["perplexity"])
 
     command = ["score", corpus.text, "--model", a.checkpoint]
     return contenders.sluice(a, command, f"{corpus.text}.h5", dtype, threads, result)
@@ -62,7 +62,7 @@ def main():
                 a,
                 lambda dtype, threads: sluice(a, corpus, dtype, threads),
                 lambda dtype: contenders.peers(a, a.checkpoint, corpus.ids, dtype, ["score"]),
-                lambda _, theirs: f"{theirs / (corpus.tokens - corpus.count):.4f}",
+                lambda _, theirs: f"{theirs:.4f}",
             )
 
 
