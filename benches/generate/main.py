@@ -99,6 +99,10 @@ def main():
         )
         with open(os.path.join(a.checkpoint, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
+        # A step in which many experts have no row reads less than is counted.
+        if a.prompts * config["num_experts_per_tok"] < 4 * config["num_experts"]:
+            print("\nToo few prompts to say how fast decoding reads.")
+            return
         print()
         reading(a, config, lambda dtype, new: len(data["ids"]) * new / ours(dtype, a.threads, new)[0])
 

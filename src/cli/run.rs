@@ -62,7 +62,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub report: Option<PathBuf>,
 
-    /// Finished rows are put on disk every so many seconds: a kill costs at most that much work
+    /// Finished rows are put on disk every so many seconds: a kill costs those since, and what is in flight
     #[arg(long, value_name = "X", value_parser = seconds, default_value_t = 30.0, help_heading = "Results")]
     pub segment_seconds: f64,
 

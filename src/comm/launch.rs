@@ -237,15 +237,21 @@ fn host_warning(launcher: Launcher, host: &str, ranks: &[(&Binding, usize)]) -> 
             binding.rank,
             binding.mask.count(),
             binding.mask,
-            cure(launcher, *threads)
+            match binding.mask.count() < online {
+                true => cure(launcher, *threads),
+                false => format!("that is all that this machine has: --threads {online} at most"),
+            }
         ));
     }
     if in_all > union.len() {
+        let (count, each) = (ranks.len(), union.len() / ranks.len());
+        let fewer = match ranks.iter().any(|(_, threads)| *threads > each.max(1)) {
+            true => format!(", or --threads {}", each.max(1)),
+            false => String::new(),
+        };
         return Some(format!(
-            "{host}: {} ranks run {in_all} threads on {} processors: fewer ranks on this machine, or --threads {}",
-            ranks.len(),
-            union.len(),
-            (union.len() / ranks.len()).max(1)
+            "{host}: {count} ranks run {in_all} threads on {} processors: fewer ranks on this machine{fewer}",
+            union.len()
         ));
     }
     // One or two ranks are what Open MPI binds to a core each; Slurm's own masks are what the job was given.

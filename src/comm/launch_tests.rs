@@ -182,6 +182,17 @@ fn narrow_masks_are_told_with_the_launchers_cure() {
         crowded[0].contains("8 threads on 2 processors") && crowded[0].contains("--threads 1"),
         "{crowded:?}"
     );
+    // Advice that is followed already is none.
+    let ranks = warn(mpirun, &["0-1"; 3], &[1; 3], 2);
+    assert!(
+        ranks[0].contains("fewer ranks") && !ranks[0].contains("--threads"),
+        "{ranks:?}"
+    );
+    let threads = warn(mpirun, &["0-1"], &[9], 2);
+    assert!(
+        threads[0].contains("--threads 2") && !threads[0].contains("--bind-to"),
+        "{threads:?}"
+    );
     assert!(warn(mpirun, &["0-1", "0-1"], &[1, 1], 2).is_empty());
     assert!(warn("", &["0-7"], &[8], 8).is_empty());
     // A Slurm job that was given one processor a task has what it asked for.

@@ -73,6 +73,12 @@ impl Generate<'_> {
         let mut settings = generation::settings(given, &defaults, architecture)?;
         settings.sampling = sampling(args)?;
         generation::positions(&args.generation, opened.architecture.shape())?;
+        let trained = (architecture.shape().positions).filter(|_| !architecture.shape().encoder);
+        if let Some((new, end)) = given.max_new_tokens.zip(trained).filter(|(new, end)| new >= end) {
+            warnings.push(format!(
+                "--max-new-tokens {new}: the model was trained for {end} positions, the prompt's included: outputs end there"
+            ));
+        }
         ensure!(
             settings.sampling.is_none() || settings.beams == 1,
             "generation_config.json asks for {} beams: beams are searched, not drawn; give --num-beams 1",

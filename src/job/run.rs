@@ -112,7 +112,7 @@ pub fn run<T: Task>(
     match end {
         End::Stopped(signal) => {
             if world.rank() == 0 {
-                log::warn!("stopped by signal {signal}: finished rows are kept; the same command goes on from here");
+                log::warn!("stopped by signal {signal}: finished rows are kept, those in flight begin anew; the same command goes on from here");
             }
             Ok(Exit::Signal(signal))
         }

@@ -72,12 +72,13 @@ fn write_rows(results: &Results, format: ShowFormat, to: &mut dyn Write) -> Resu
     }
     // Several outputs of one input line stand side by side: a line in, a line out.
     let outputs = results.identity().outputs;
+    let scored = results.identity().job == "score";
     let mut number = 0;
     for block in results.blocks(BLOCK) {
         for row in block? {
             number += 1;
             match format {
-                ShowFormat::Text if !results.has_output() => writeln!(to, "{}", row.score)?,
+                ShowFormat::Text if scored => writeln!(to, "{}", score_cell(&row))?,
                 ShowFormat::Text if outputs == 1 => writeln!(to, "{}", one_line(&row.output))?,
                 ShowFormat::Text => {
                     let end = if number % outputs == 0 { '\n' } else { '\t' };
@@ -88,7 +89,7 @@ fn write_rows(results: &Results, format: ShowFormat, to: &mut dyn Write) -> Resu
                     "{}\t{}\t{}\t{}\t{}\t{}",
                     row.index,
                     row.status.name(),
-                    row.score,
+                    score_cell(&row),
                     row.target_lang,
                     one_cell(&row.input),
                     one_cell(&row.output)
@@ -101,6 +102,16 @@ fn write_rows(results: &Results, format: ShowFormat, to: &mut dyn Write) -> Resu
         }
     }
     Ok(())
+}
+
+/// The score of a row, if it was worked on.
+fn score_of(row: &Row) -> Option<f32> {
+    (!matches!(row.status, Status::Blank | Status::Failed)).then_some(row.score)
+}
+
+/// [`score_of`] in digits, or nothing.
+fn score_cell(row: &Row) -> String {
+    score_of(row).map_or_else(String::new, |score| score.to_string())
 }
 
 /// The text with everything that some reader takes for the end of a line as a space: LF, VT, FF, CR, the separators
@@ -124,7 +135,7 @@ struct JsonRow<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     status: &'static str,
-    score: f32,
+    score: Option<f32>,
     #[serde(skip_serializing_if = "str::is_empty")]
     source_lang: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -149,7 +160,7 @@ impl<'a> JsonRow<'a> {
             index: row.index,
             id: row.id.as_deref(),
             status: row.status.name(),
-            score: row.score,
+            score: score_of(row),
             source_lang: &row.source_lang,
             target_lang: &row.target_lang,
             input: &row.input,
@@ -200,8 +211,8 @@ fn write_row_counts(results: &Results, to: &mut dyn Write) -> Result<()> {
     for block in results.blocks(BLOCK) {
         for row in block? {
             counts[row.status as usize] += 1;
-            if !matches!(row.status, Status::Blank | Status::Failed) && row.score.is_finite() {
-                scores += f64::from(row.score);
+            if let Some(score) = score_of(&row).filter(|score| score.is_finite()) {
+                scores += f64::from(score);
                 scored += 1;
             }
         }

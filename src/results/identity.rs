@@ -25,8 +25,12 @@ pub struct JobIdentity {
 }
 
 impl JobIdentity {
-    /// How `now` differs from this job, a line a field: `name: here, now there`. Empty if it is the same job.
+    /// How `now` differs from this job, a line a field: `name: here, now there`. Empty if it is the same job. Where it is of
+    /// another kind, only that is said.
     pub fn differences(&self, now: &JobIdentity) -> Vec<String> {
+        if self.job != now.job {
+            return vec![format!("it is of sluice {}, this is sluice {}", self.job, now.job)];
+        }
         let (there, now) = (self.compared(), now.compared());
         let names: std::collections::BTreeSet<_> = there.keys().chain(now.keys()).collect();
         let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
@@ -56,7 +60,6 @@ impl JobIdentity {
         }
         let mut all = BTreeMap::new();
         flatten("", &self.fields, &mut all);
-        all.insert("job".to_owned(), self.job.clone().into());
         all.insert("model_sha256".to_owned(), self.model_sha256.clone().into());
         all.insert("rows".to_owned(), self.rows.into());
         all.insert("outputs".to_owned(), self.outputs.into());
@@ -106,5 +109,13 @@ mod tests {
         same.command.clear();
         same.config = json!(null);
         assert!(there.differences(&same).is_empty());
+        let other = JobIdentity {
+            job: "generate".into(),
+            ..now
+        };
+        assert_eq!(
+            there.differences(&other),
+            ["it is of sluice translate, this is sluice generate"]
+        );
     }
 }

@@ -1,11 +1,11 @@
 //! Reading and showing what is finished, and what is no finished file.
 
-use super::job::{folder, folder_alone, open, row, run_split, show, write, Dice};
+use super::job::{folder, folder_alone, identity, open, row, run_split, show, write, Dice};
 use super::large::score;
 use serde_json::json;
 use sluicegate::job;
 use sluicegate::job::show::{ShowFormat, ShowOptions};
-use sluicegate::results::{parts_path, Results, Row, SegmentName, Tally, Timing};
+use sluicegate::results::{parts_path, JobIdentity, Opened, Parts, Results, Row, SegmentName, Status, Tally, Timing};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -116,6 +116,45 @@ fn a_closed_pipe_is_no_error() {
         job::show::run(&options, &mut Closed(0)).expect("quiet");
         job::show::run(&options, &mut Closed(1)).expect("quiet");
     }
+}
+
+#[test]
+fn scores_are_shown_and_rows_without_one_are_blank() {
+    let folder = folder();
+    let out = folder.path().join("out.h5");
+    let identity = JobIdentity {
+        job: "score".into(),
+        ..identity(3)
+    };
+    let Ok(Opened::Ready { parts, .. }) = Parts::open_or_create(&out, &identity, false) else {
+        panic!("not opened")
+    };
+    let status = |status, score| Row {
+        status,
+        score,
+        output: "a target".into(),
+        ..Row::default()
+    };
+    let mut rows = vec![
+        status(Status::Ok, -1.5),
+        status(Status::Blank, 0.0),
+        status(Status::Failed, 0.0),
+    ];
+    (0..).zip(&mut rows).for_each(|(i, row)| row.index = i);
+    let name = SegmentName {
+        attempt: 1,
+        rank: 0,
+        seq: 0,
+    };
+    parts
+        .write_segment(name, &mut rows, None, &[], &Timing::default())
+        .expect("a segment");
+    parts.merge(&mut Tally::default()).expect("a merge");
+    assert_eq!(show(&out, ShowFormat::Text, false), "-1.5\n\n\n");
+    let tsv = show(&out, ShowFormat::Tsv, false);
+    assert!(tsv.contains("ok\t-1.5\t") && tsv.contains("blank\t\t"), "{tsv}");
+    let jsonl = show(&out, ShowFormat::Jsonl, false);
+    assert_eq!(jsonl.matches("\"score\":null").count(), 2, "{jsonl}");
 }
 
 #[test]
