@@ -429,11 +429,11 @@ fn with_files(checkpoint: &Path, files: &[(&str, &str)]) -> (TempDir, anyhow::Re
 
 /// A chat of the fixture: a list of messages, or an object with what else the template is given.
 fn chat(stored: &serde_json::Value) -> Chat {
-    let mut given = stored.as_object().cloned().unwrap_or_default();
-    let messages = given.remove("messages").unwrap_or(stored.clone());
+    let mut arguments = stored.as_object().cloned().unwrap_or_default();
+    let messages = arguments.remove("messages").unwrap_or(stored.clone());
     Chat {
         messages: messages.as_array().unwrap().clone(),
-        given,
+        template_arguments: arguments,
     }
 }
 

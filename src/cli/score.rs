@@ -62,9 +62,9 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "N", value_parser = count(1, MANY), help_heading = "Scoring")]
     pub stride: Option<usize>,
 
-    /// What stands before a text: none leaves its first token without a score, so that perplexities by word and byte come out
-    /// too low; bos and eos are that token of the tokenizer, before the text alone (lm-evaluation-harness's rolling windows: bos,
-    /// or eos where there is none)
+    /// What stands before a text: none is what the tokenizer makes of it, whose first token has no score, so that perplexities by
+    /// word and byte come out too low unless that is a bos of the tokenizer's own (Mixtral, DeepSeek); bos and eos are that token of
+    /// the tokenizer, before the text alone (lm-evaluation-harness's rolling windows: bos, or eos where there is none)
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = Prefix::None, help_heading = "Scoring")]
     pub prefix: Prefix,
 

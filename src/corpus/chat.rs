@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::Arc;
 
 use super::record::Chat;
 use crate::checkpoint::read_json;
@@ -29,6 +31,8 @@ pub struct ChatTemplate {
     path: PathBuf,
     environment: Environment<'static>,
     source: String,
+    /// The time that it tells, in seconds since 1970; the environment has it too.
+    now: Arc<AtomicI64>,
 }
 
 impl ChatTemplate {
@@ -72,13 +76,19 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, source.to_string())
             .with_context(|| format!("{}: the chat template has a mistake", path.display()))?;
-        let mut template = ChatTemplate {
+        let now = Arc::new(AtomicI64::new(jiff::Timestamp::now().as_second()));
+        let told = now.clone();
+        environment.add_function("strftime_now", move |format: String| {
+            let wrong = |e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}"));
+            let now = jiff::Timestamp::from_second(told.load(Ordering::Relaxed)).map_err(wrong)?;
+            jiff::fmt::strtime::format(&format, now).map_err(wrong)
+        });
+        Ok(ChatTemplate {
             path,
             environment,
             source: source.into_owned(),
-        };
-        template.set_time(jiff::Timestamp::now());
-        Ok(template)
+            now,
+        })
     }
 
     /// Whether the text of a chat tells the date or time (UTC): that at which the template was read, or the one set.
@@ -104,12 +114,9 @@ impl ChatTemplate {
         Ok(())
     }
 
-    /// Sets the time that is told, so that all ranks tell the same.
-    pub(crate) fn set_time(&mut self, now: jiff::Timestamp) {
-        self.environment.add_function("strftime_now", move |format: String| {
-            jiff::fmt::strtime::format(&format, now)
-                .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
-        });
+    /// Sets the time that is told, in seconds since 1970, so that all ranks tell the same.
+    pub(crate) fn set_time(&self, seconds: i64) {
+        self.now.store(seconds, Ordering::Relaxed);
     }
 
     /// The text of a chat up to where the answer begins. `named` are the special tokens: `bos_token` to `<s>`.
@@ -117,23 +124,31 @@ impl ChatTemplate {
     /// # Errors
     /// The template fails, or refuses these messages.
     pub(crate) fn render(&self, chat: &Chat, named: &BTreeMap<String, String>) -> Result<String> {
-        chat.given.keys().try_for_each(|name| self.check(name))?;
+        chat.template_arguments.keys().try_for_each(|name| self.check(name))?;
         let messages: Vec<Value> = chat.messages.iter().map(as_the_reference_gives_it).collect();
-        let given = context! {
-            ..context! { messages => Serde(messages), add_generation_prompt => true },
-            ..minijinja::Value::from(Serde(&chat.given)),
-            ..context! { tools => (), documents => () },
-            ..minijinja::Value::from(Serde(named))
+        let render = |messages: &[Value]| {
+            let variables = context! {
+                ..context! { messages => Serde(messages), add_generation_prompt => true },
+                ..minijinja::Value::from(Serde(&chat.template_arguments)),
+                ..context! { tools => (), documents => () },
+                ..minijinja::Value::from(Serde(named))
+            };
+            self.environment
+                .get_template(NAME)
+                .and_then(|template| template.render(variables))
         };
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(given))
-            .with_context(|| {
-                format!(
-                    "{}: the chat template does not take these messages",
-                    self.path.display()
-                )
-            })
+        let with_objects: Vec<Value> = messages.iter().map(with_argument_objects).collect();
+        let rendered = match render(&with_objects) {
+            // Some templates (DeepSeek V3's) put the string of a call's arguments together with other strings.
+            Err(_) if with_objects != messages => render(&messages),
+            rendered => rendered,
+        };
+        rendered.with_context(|| {
+            format!(
+                "{}: the chat template does not take these messages",
+                self.path.display()
+            )
+        })
     }
 }
 
@@ -176,6 +191,35 @@ fn as_the_reference_gives_it(message: &Value) -> Value {
     all.extend(there);
     all.insert("reasoning_content".to_owned(), reasoning.clone());
     all.into()
+}
+
+/// A message whose calls have objects as arguments, which most templates write as JSON themselves: OpenAI's files have
+/// strings that hold the JSON. What holds no object stays as it is; no arguments at all are an empty object.
+fn with_argument_objects(message: &Value) -> Value {
+    let mut message = message.clone();
+    for call in message
+        .get_mut("tool_calls")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        let function = match call.get("function").is_some_and(Value::is_object) {
+            true => &mut call["function"],
+            false => call,
+        };
+        let Some(arguments) = function.get_mut("arguments") else {
+            continue;
+        };
+        let parsed = match arguments.as_str() {
+            Some("") => Some(Map::new()),
+            Some(text) => serde_json::from_str(text).ok(),
+            None => None,
+        };
+        if let Some(members) = parsed {
+            *arguments = members.into();
+        }
+    }
+    message
 }
 
 /// The filter `tojson` as transformers has it: Python's `json.dumps`, with no escapes for HTML.
@@ -225,11 +269,11 @@ mod tests {
 
     /// A chat of the fixture: a list of messages, or an object with what else the template is given.
     fn chat(stored: &Value) -> Chat {
-        let mut given = stored.as_object().cloned().unwrap_or_default();
-        let messages = given.remove("messages").unwrap_or(stored.clone());
+        let mut arguments = stored.as_object().cloned().unwrap_or_default();
+        let messages = arguments.remove("messages").unwrap_or(stored.clone());
         Chat {
             messages: messages.as_array().unwrap().clone(),
-            given,
+            template_arguments: arguments,
         }
     }
 
@@ -263,7 +307,7 @@ mod tests {
     #[test]
     fn what_a_template_would_lose_is_refused() {
         let with = |name: &str| Chat {
-            given: Map::from_iter([(name.to_owned(), json!([{"name": "f"}]))]),
+            template_arguments: Map::from_iter([(name.to_owned(), json!([{"name": "f"}]))]),
             ..Chat::default()
         };
         let render = |source: &str, name: &str| template(source).render(&with(name), &BTreeMap::new());
@@ -276,15 +320,50 @@ mod tests {
     }
 
     #[test]
+    fn arguments_of_calls_are_objects_where_the_template_takes_them() {
+        let render = |source: &str, arguments: Value, wrapped: bool| {
+            let call = json!({"name": "f", "arguments": arguments});
+            let call = if wrapped {
+                json!({"type": "function", "function": call})
+            } else {
+                call
+            };
+            let chat = Chat {
+                messages: vec![json!({"role": "assistant", "tool_calls": [call]})],
+                ..Chat::default()
+            };
+            template(source).render(&chat, &BTreeMap::new()).unwrap()
+        };
+        let text = "{\"b\":1.0,  \"a\":\"é\"}";
+        let parsed = r#"{"b": 1.0, "a": "é"}"#;
+        let wrapped = "{{ messages[0].tool_calls[0].function.arguments | tojson }}";
+        let bare = "{{ messages[0].tool_calls[0].arguments | tojson }}";
+        for (source, is_wrapped) in [(wrapped, true), (bare, false)] {
+            for (arguments, expected) in [
+                (json!(text), parsed),
+                (serde_json::from_str(text).unwrap(), parsed),
+                (json!(""), "{}"),
+                (json!("[1]"), r#""[1]""#),
+                (json!("Oslo"), r#""Oslo""#),
+                (json!(3), "3"),
+            ] {
+                assert_eq!(render(source, arguments.clone(), is_wrapped), expected, "{arguments}");
+            }
+        }
+        let strings = "{{ 'a ' + messages[0].tool_calls[0].function.arguments }}";
+        assert_eq!(render(strings, json!(text), true), format!("a {text}"), "as DeepSeek's");
+    }
+
+    #[test]
     fn the_date_can_be_set() {
-        let mut template = template("{{ strftime_now('%Y-%m-%d') }}");
+        let template = template("{{ strftime_now('%Y-%m-%d') }}");
         assert!(template.tells_time());
-        template.set_time(jiff::Timestamp::from_second(86_400 * 365).unwrap());
+        template.set_time(86_400 * 365);
         assert_eq!(
             template.render(&Chat::default(), &BTreeMap::new()).unwrap(),
             "1971-01-01"
         );
-        template.set_time(jiff::Timestamp::UNIX_EPOCH);
+        template.set_time(0);
         assert_eq!(
             template.render(&Chat::default(), &BTreeMap::new()).unwrap(),
             "1970-01-01"

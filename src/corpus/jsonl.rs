@@ -109,7 +109,11 @@ pub(crate) fn first<T>(
 /// The escape `\u0000` is legal JSON; the strings of the results end at a NUL.
 fn refuse_nul(record: &Record) -> Result<(), String> {
     let in_chat = match &record.prompt {
-        Prompt::Messages(chat) => chat.messages.iter().chain(chat.given.values()).any(has_nul),
+        Prompt::Messages(chat) => chat
+            .messages
+            .iter()
+            .chain(chat.template_arguments.values())
+            .any(has_nul),
         Prompt::Text | Prompt::Ids(_) => false,
     };
     let fields = [&record.id, &record.target, &record.source_lang, &record.target_lang];

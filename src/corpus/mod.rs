@@ -31,10 +31,13 @@ pub use nllb::{NllbTokenizer, Source};
 pub use packet::{deal, packets, PacketLimits};
 pub use pass::{scan, MAX_LINE_BYTES};
 pub use paths::paths;
+pub(crate) use prompt::is_for_templates;
 pub use reading::{ColumnChoice, Kind, Reading, Role};
 pub use record::{Chat, Prompt, Record};
 pub use scan::{InputFile, Problem, RowPlace, Scan, WindowLimits, WindowStart};
-pub use settings::{InVain, RowSettings};
+#[cfg(test)]
+pub(crate) use settings::NOT_BY_ROW;
+pub use settings::{NotFollowed, RowSettings};
 pub use source::{refuse_overwrite, spool};
 pub use tokenizer::Tokenizer;
 pub use tsv::Columns;

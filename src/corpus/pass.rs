@@ -11,7 +11,7 @@ use super::format::{Format, Packing};
 use super::reading::Reading;
 use super::record::{is_blank_line, line_content, parse, Place, Prompt, Record};
 use super::scan::{InputFile, Problem, Scan, WindowLimits, WindowStart};
-use super::settings::count_in_vain;
+use super::settings::count_not_followed;
 use super::source;
 use super::tsv::Columns;
 
@@ -138,8 +138,8 @@ impl Pass {
                 source_langs: BTreeMap::new(),
                 target_langs: BTreeMap::new(),
                 chat: None,
-                given: BTreeMap::new(),
-                in_vain: BTreeMap::new(),
+                template_arguments: BTreeMap::new(),
+                not_followed: BTreeMap::new(),
             },
             file: InputFile::default(),
             all: Sha256::new(),
@@ -230,11 +230,11 @@ impl Pass {
         }
         if let Prompt::Messages(chat) = record.prompt {
             self.scan.chat.get_or_insert(row);
-            for (name, _) in chat.given {
-                self.scan.given.entry(name).or_insert(row);
+            for (name, _) in chat.template_arguments {
+                self.scan.template_arguments.entry(name).or_insert(row);
             }
         }
-        count_in_vain(&mut self.scan.in_vain, record.settings.in_vain, row);
+        count_not_followed(&mut self.scan.not_followed, record.settings.not_followed, row);
         let Scan {
             source_langs,
             target_langs,

@@ -1,11 +1,13 @@
 //! Prompts in JSONL: texts, token ids, chats, and OpenAI's batch requests.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::jsonl::{at, kind, string, Object};
 use super::reading::Reading;
 use super::record::{Chat, Prompt, Record};
-use super::settings::settings;
+use super::settings::{not_followed, settings};
 
 /// Members that a prompt can be in; of `text` only where there is none of the others.
 const PROMPTS: [&str; 4] = ["messages", "prompt", "prompt_token_ids", "text"];
@@ -49,19 +51,59 @@ pub(crate) fn prompt(object: &Object, reading: &Reading) -> Result<Record, Strin
         (_, Value::Array(ids)) if any => Prompt::Ids(token_ids(name, ids, reading.id_limit)?),
         _ => Prompt::Text,
     };
+    let mut settings = settings(holder, &reading.job_settings)?;
+    settings.not_followed.extend(match prompt {
+        Prompt::Messages(_) => set_by_the_job(holder, reading),
+        Prompt::Text | Prompt::Ids(_) => without_template(holder),
+    });
     Ok(Record {
         text: match prompt {
             Prompt::Text => string(Some(value), name)?,
             Prompt::Ids(_) | Prompt::Messages(_) => value.to_string(),
         },
         prompt,
-        settings: settings(holder, &reading.of_all)?,
+        settings,
         ..Record::default()
     })
 }
 
-/// Members, beside `chat_template_kwargs`, that a chat template is given under their own names.
-const GIVEN: [&str; 3] = ["tools", "documents", "reasoning_effort"];
+/// Further arguments of a chat template, under their own names.
+const TEMPLATE_ARGUMENTS: [&str; 3] = ["tools", "documents", "reasoning_effort"];
+
+/// An object of further arguments, which has any name.
+const TEMPLATE_KWARGS: &str = "chat_template_kwargs";
+
+/// Arguments of a chat template that are the job's.
+const OF_THE_JOB: [&str; 3] = ["add_generation_prompt", "continue_final_message", "chat_template"];
+
+/// Whether a row may have this for a chat template only.
+pub(crate) fn is_for_templates(name: &str) -> bool {
+    name == TEMPLATE_KWARGS || TEMPLATE_ARGUMENTS.contains(&name)
+}
+
+/// What is there for a chat template, beside a prompt that goes through none.
+fn without_template(holder: &Object) -> BTreeMap<String, Value> {
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(all) => all.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    let there = holder
+        .iter()
+        .filter(|(name, value)| is_for_templates(name) && !is_empty(value));
+    there.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// What `chat_template_kwargs` asks for against the job, such as no `add_generation_prompt`.
+fn set_by_the_job(holder: &Object, reading: &Reading) -> BTreeMap<String, Value> {
+    let Some(Value::Object(asked)) = holder.get(TEMPLATE_KWARGS) else {
+        return BTreeMap::new();
+    };
+    let mut asked = not_followed(asked, &reading.job_settings);
+    asked.retain(|name, _| OF_THE_JOB.contains(&name.as_str()));
+    asked
+}
 
 /// Messages, each with a role and a content; what else they have is handed to the chat template, with the `tools` and the
 /// like of their request.
@@ -73,7 +115,7 @@ fn chat(name: &str, messages: &[Value], holder: &Object) -> Result<Chat, String>
     let messages = messages.map(|(i, message)| self::message(&format!("{name}[{i}]"), message));
     Ok(Chat {
         messages: messages.collect::<Result<_, _>>()?,
-        given: given(holder)?,
+        template_arguments: template_arguments(holder)?,
     })
 }
 
@@ -114,27 +156,33 @@ fn text_of_parts(name: &str, parts: &[Value]) -> Result<String, String> {
 }
 
 /// What a chat's template is given beside the messages.
-fn given(holder: &Object) -> Result<Object, String> {
-    let mut given = match holder.get("chat_template_kwargs") {
+fn template_arguments(holder: &Object) -> Result<Object, String> {
+    let mut arguments = match holder.get(TEMPLATE_KWARGS) {
         None | Some(Value::Null) => Object::new(),
-        Some(Value::Object(given)) => given.clone(),
-        Some(other) => return Err(format!("`chat_template_kwargs` is {}, not an object", kind(other))),
+        Some(Value::Object(arguments)) => arguments.clone(),
+        Some(other) => return Err(format!("`{TEMPLATE_KWARGS}` is {}, not an object", kind(other))),
     };
-    for name in GIVEN {
+    if arguments.contains_key("messages") {
+        return Err(format!(
+            "`{TEMPLATE_KWARGS}` has `messages`: the row's own are the chat; take it out"
+        ));
+    }
+    arguments.retain(|name, _| !OF_THE_JOB.contains(&name.as_str()));
+    for name in TEMPLATE_ARGUMENTS {
         match holder.get(name) {
             None | Some(Value::Null) => {}
             Some(Value::Array(none)) if none.is_empty() => {}
             Some(Value::Array(all)) if name != "reasoning_effort" && all.iter().all(Value::is_object) => {
-                given.insert(name.to_owned(), all.clone().into());
+                arguments.insert(name.to_owned(), all.clone().into());
             }
             Some(Value::String(effort)) if name == "reasoning_effort" => {
-                given.insert(name.to_owned(), effort.clone().into());
+                arguments.insert(name.to_owned(), effort.clone().into());
             }
             Some(_) if name == "reasoning_effort" => return Err(format!("`{name}` is not a string")),
             Some(_) => return Err(format!("`{name}` is not a list of objects")),
         }
     }
-    Ok(given)
+    Ok(arguments)
 }
 
 fn token_ids(name: &str, ids: &[Value], limit: Option<u32>) -> Result<Vec<u32>, String> {
@@ -188,7 +236,10 @@ mod tests {
         let Prompt::Messages(chat) = record.prompt else {
             panic!("no messages")
         };
-        assert_eq!((chat.messages[0]["name"].as_str(), chat.given.len()), (Some("n"), 0));
+        assert_eq!(
+            (chat.messages[0]["name"].as_str(), chat.template_arguments.len()),
+            (Some("n"), 0)
+        );
         for (bad, what) in [
             (r#"{"id": 3}"#, "no prompt"),
             (r#"{"prompt": "a", "messages": []}"#, "both `messages` and `prompt`"),
@@ -239,7 +290,7 @@ mod tests {
         assert_eq!(chat(called).unwrap().messages[0]["tool_calls"][0]["id"], 1);
         let given =
             r#", "tools": [{"type": "function"}], "documents": [], "chat_template_kwargs": {"enable_thinking": false}"#;
-        let given = chat(&(user("\"a\"") + given)).unwrap().given;
+        let given = chat(&(user("\"a\"") + given)).unwrap().template_arguments;
         assert_eq!(
             Value::from(given),
             json!({"tools": [{"type": "function"}], "enable_thinking": false})
@@ -263,11 +314,41 @@ mod tests {
                 user("\"a\"") + r#", "chat_template_kwargs": []"#,
                 "`chat_template_kwargs` is a list",
             ),
+            (
+                user("\"a\"") + r#", "chat_template_kwargs": {"messages": []}"#,
+                "`chat_template_kwargs` has `messages`",
+            ),
             (user(r#"[{"type": "text", "text": "\u0000"}]"#), "NUL"),
         ] {
             let problem = chat(&bad).unwrap_err();
             assert!(problem.contains(what), "{bad}: {problem}");
         }
+    }
+
+    #[test]
+    fn what_no_template_gets_is_not_followed() {
+        let names = |line: &str| read(line).settings.not_followed.into_keys().collect::<Vec<_>>();
+        let more = r#""tools": [{"type": "function"}], "documents": [], "reasoning_effort": "low",
+            "chat_template_kwargs": {"add_generation_prompt": false, "enable_thinking": false, "x": null}"#;
+        for prompt in [r#""prompt": "a""#, r#""prompt": [1]"#, r#""text": "a""#] {
+            assert_eq!(
+                names(&format!("{{{prompt}, {more}}}")),
+                ["chat_template_kwargs", "reasoning_effort", "tools"]
+            );
+        }
+        let chat = format!(r#"{{"messages": [{{"role": "user", "content": "a"}}], {more}}}"#);
+        assert_eq!(names(&chat), ["add_generation_prompt"]);
+        let Prompt::Messages(read) = read(&chat).prompt else {
+            panic!("no chat")
+        };
+        let arguments: Vec<_> = read.template_arguments.keys().collect();
+        assert_eq!(arguments, ["enable_thinking", "x", "tools", "reasoning_effort"]);
+        let agreed = r#"{"prompt": "a", "tools": null, "chat_template_kwargs": {}}"#;
+        assert_eq!(names(agreed), [""; 0]);
+        assert_eq!(
+            names(&chat.replace("\"add_generation_prompt\": false", "\"add_generation_prompt\": true")),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -303,7 +384,7 @@ mod tests {
         assert_eq!(asked, expected);
         assert_eq!(settings(r#""max_tokens": 5"#).max_new_tokens, Some(5));
         assert_eq!(settings(r#""stop": ["a", "b"], "seed": null"#).stop, ["a", "b"]);
-        assert_eq!(settings(r#""temperature": "hot", "user": 3"#).in_vain.len(), 1);
+        assert_eq!(settings(r#""temperature": "hot", "user": 3"#).not_followed.len(), 1);
         for bad in [
             r#""max_tokens": 0"#,
             r#""max_new_tokens": "7""#,

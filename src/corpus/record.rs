@@ -53,7 +53,7 @@ pub struct Chat {
     /// Objects with `role` and `content`, at least one.
     pub messages: Vec<Value>,
     /// `tools`, `documents`, and what else the template may read, by name.
-    pub given: Map<String, Value>,
+    pub template_arguments: Map<String, Value>,
 }
 
 impl Record {

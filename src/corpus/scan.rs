@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{Format, Packing};
 use super::reading::Reading;
-use super::settings::InVain;
+use super::settings::NotFollowed;
 use super::tsv::Columns;
 
 /// The size of a window: whichever limit is reached first closes it. A window has at least one row.
@@ -127,9 +127,9 @@ pub struct Scan {
     /// The first row whose prompt is a chat, which needs a chat template.
     pub chat: Option<u64>,
     /// What chat templates are to be given beside messages, by name, each with the first such row.
-    pub given: BTreeMap<String, u64>,
-    /// Settings that rows ask for in vain.
-    pub in_vain: BTreeMap<String, InVain>,
+    pub template_arguments: BTreeMap<String, u64>,
+    /// What rows ask for and don't get, by name.
+    pub not_followed: BTreeMap<String, NotFollowed>,
 }
 
 impl Scan {

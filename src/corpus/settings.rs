@@ -1,4 +1,4 @@
-//! What a row of prompts asks for instead of the job's settings, and what it asks for in vain.
+//! What a row of prompts asks for instead of the job's settings, and what of it is not followed.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ pub struct RowSettings {
     pub seed: Option<u64>,
     /// Strings that end its text, none of them empty; no strings: the job's.
     pub stop: Vec<String>,
-    /// Settings that are not followed by row, as the row has them.
-    pub in_vain: BTreeMap<String, Value>,
+    /// What is not followed by row, as the row has it.
+    pub not_followed: BTreeMap<String, Value>,
 }
 
-/// A setting that rows ask for in vain.
+/// Something that rows ask for and don't get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InVain {
+pub struct NotFollowed {
     /// The first row that asks.
     pub row: u64,
     /// What it asks for.
@@ -33,7 +33,7 @@ pub struct InVain {
 
 /// Settings of requests to servers (OpenAI's, vLLM's, and transformers' own names) that change an output and that no row
 /// has for itself, each with values that ask for nothing (JSON; null asks for nothing either).
-const NOT_BY_ROW: [(&str, &str); 48] = [
+pub(crate) const NOT_BY_ROW: [(&str, &str); 48] = [
     ("temperature", "[]"),
     ("top_p", "[1]"),
     ("top_k", "[0, -1]"),
@@ -84,9 +84,8 @@ const NOT_BY_ROW: [(&str, &str); 48] = [
     ("modalities", "[[\"text\"]]"),
 ];
 
-/// What the row asks for. `of_all` are settings of the job by the names that rows have for them: asking for the same is
-/// not in vain.
-pub(crate) fn settings(object: &Object, of_all: &BTreeMap<String, Value>) -> Result<RowSettings, String> {
+/// What the row asks for. `job_settings` are by the names that rows have for them: who asks for the same gets it.
+pub(crate) fn settings(object: &Object, job_settings: &BTreeMap<String, Value>) -> Result<RowSettings, String> {
     let limits = ["max_new_tokens", "max_tokens", "max_completion_tokens"];
     let max_new_tokens = first(object, &limits, |name, value| {
         let limit = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
@@ -114,16 +113,17 @@ pub(crate) fn settings(object: &Object, of_all: &BTreeMap<String, Value>) -> Res
         max_new_tokens,
         seed,
         stop: stop.unwrap_or_default(),
-        in_vain: in_vain(object, of_all),
+        not_followed: not_followed(object, job_settings),
     })
 }
 
-fn in_vain(object: &Object, of_all: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+/// What the row asks for and doesn't get.
+pub(crate) fn not_followed(object: &Object, job_settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     let asked = |&(name, neutral): &(&str, &str)| {
         let value = object.get(name).filter(|value| !value.is_null())?;
         let neutral: Vec<Value> = serde_json::from_str(neutral).unwrap_or_default();
         let asks_nothing = |value: &Value| neutral.iter().any(|other| is_same(value, other));
-        let followed = match of_all.get(name) {
+        let followed = match job_settings.get(name) {
             Some(all) => is_same(value, all) || asks_nothing(value) && asks_nothing(all),
             None => asks_nothing(value),
         };
@@ -140,10 +140,10 @@ fn is_same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Counts what a row asks for in vain; `row` is its number.
-pub(crate) fn count_in_vain(all: &mut BTreeMap<String, InVain>, asked: BTreeMap<String, Value>, row: u64) {
+/// Counts what a row asks for and doesn't get; `row` is its number.
+pub(crate) fn count_not_followed(all: &mut BTreeMap<String, NotFollowed>, asked: BTreeMap<String, Value>, row: u64) {
     for (name, value) in asked {
-        all.entry(name).or_insert(InVain { row, value, rows: 0 }).rows += 1;
+        all.entry(name).or_insert(NotFollowed { row, value, rows: 0 }).rows += 1;
     }
 }
 
@@ -152,26 +152,26 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn of_all<const N: usize>(settings: [(&str, Value); N]) -> BTreeMap<String, Value> {
+    fn job_settings<const N: usize>(settings: [(&str, Value); N]) -> BTreeMap<String, Value> {
         settings
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect()
     }
 
-    fn asked(line: Value, of_all: &BTreeMap<String, Value>) -> Vec<String> {
-        let settings = settings(line.as_object().unwrap(), of_all).unwrap();
-        settings.in_vain.into_keys().collect()
+    fn asked(line: Value, job_settings: &BTreeMap<String, Value>) -> Vec<String> {
+        let settings = settings(line.as_object().unwrap(), job_settings).unwrap();
+        settings.not_followed.into_keys().collect()
     }
 
     #[test]
-    fn what_is_asked_in_vain_is_told_from_what_asks_for_nothing() {
+    fn what_is_not_followed_is_told_from_what_asks_for_nothing() {
         let none = BTreeMap::new();
         let line = json!({"temperature": 0.7, "top_p": 1.0, "n": 2, "logprobs": false, "frequency_penalty": 0.0, "seed": 1,
             "logit_bias": {}, "response_format": {"type": "text"}, "min_p": null, "stop": "a", "user": "me", "model": "m",
             "guided_json": {"type": "object"}});
         assert_eq!(asked(line, &none), ["guided_json", "n", "temperature"]);
-        let all = of_all([
+        let all = job_settings([
             ("temperature", json!(0.7f32)),
             ("top_p", json!(0.9f32)),
             ("logprobs", json!(true)),
@@ -182,7 +182,10 @@ mod tests {
         );
         let line = json!({"temperature": 0.8, "top_p": 1, "logprobs": 5});
         assert_eq!(asked(line, &all), ["logprobs", "temperature", "top_p"]);
-        assert_eq!(asked(json!({"top_k": -1}), &of_all([("top_k", json!(0))])), [""; 0]);
+        assert_eq!(
+            asked(json!({"top_k": -1}), &job_settings([("top_k", json!(0))])),
+            [""; 0]
+        );
         for (_, neutral) in NOT_BY_ROW {
             assert!(serde_json::from_str::<Vec<Value>>(neutral).is_ok(), "{neutral}");
         }
@@ -192,9 +195,9 @@ mod tests {
     fn rows_that_ask_are_counted() {
         let mut all = BTreeMap::new();
         for row in [3, 5] {
-            count_in_vain(&mut all, of_all([("n", json!(row))]), row);
+            count_not_followed(&mut all, job_settings([("n", json!(row))]), row);
         }
-        let expected = InVain {
+        let expected = NotFollowed {
             row: 3,
             value: json!(3),
             rows: 2,

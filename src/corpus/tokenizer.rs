@@ -163,9 +163,9 @@ impl Tokenizer {
 
     /// Sets the time that a chat template tells, as seconds since 1970 (UTC): without it, that of loading. Some templates
     /// write the date into the prompt, and all ranks must write the same.
-    pub fn set_time(&mut self, seconds: i64) {
-        if let (Some(chat), Ok(now)) = (&mut self.chat, jiff::Timestamp::from_second(seconds)) {
-            chat.set_time(now);
+    pub fn set_time(&self, seconds: i64) {
+        if let Some(chat) = &self.chat {
+            chat.set_time(seconds);
         }
     }
 

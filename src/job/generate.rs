@@ -8,10 +8,10 @@ use crate::cli::exit::Exit;
 use crate::cli::run::OnError;
 use crate::cli::GenerateArgs;
 use crate::comm::Comm;
-use crate::corpus::{Kind, Prompt, Reading, Record, Scan, Tokenizer};
+use crate::corpus::{is_for_templates, Kind, Prompt, Reading, Record, Scan, Tokenizer};
 use crate::decode::batch::{Batch, Finished, Output, Request};
 use crate::decode::sample::Sampling;
-use crate::decode::search::Settings;
+use crate::decode::search::{EarlyStopping, Settings};
 use crate::decode::stop::Stops;
 use crate::model::Model;
 use crate::results::{Row, Status};
@@ -65,7 +65,7 @@ impl Generate<'_> {
                 let what = format!("max_length = {length}, prompts included");
                 warnings.push(format!(
                     "{}: outputs have {MAX_NEW_TOKENS} new tokens at most; --max-new-tokens or --max-length says otherwise",
-                    generation::in_vain(dir, &what)
+                    generation::not_followed_warning(dir, &what)
                 ));
             }
         }
@@ -107,58 +107,46 @@ impl Generate<'_> {
         })
     }
 
-    /// What all rows have: the name under which a row may ask for it, the flag, the value.
-    fn of_all(&self) -> Vec<(&'static str, &'static str, Value)> {
-        let s = &self.settings;
-        let greedy = Sampling {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed: 0,
-        };
-        let drawn = s.sampling.unwrap_or(greedy);
-        let least = json!(s.min_length.saturating_sub(1));
-        vec![
-            ("temperature", "--temperature", json!(drawn.temperature)),
-            ("top_k", "--top-k", json!(drawn.top_k)),
-            ("top_p", "--top-p", json!(drawn.top_p)),
-            ("min_p", "--min-p", json!(drawn.min_p)),
-            ("do_sample", "--temperature", json!(s.sampling.is_some())),
-            ("num_beams", "--num-beams", json!(s.beams)),
-            ("use_beam_search", "--num-beams", json!(s.beams > 1)),
-            ("length_penalty", "--length-penalty", json!(s.length_penalty)),
-            (
-                "no_repeat_ngram_size",
-                "--no-repeat-ngram-size",
-                json!(s.no_repeat_ngram),
+    /// What all rows have, as [`job_settings`].
+    fn job_settings(&self) -> Vec<(&'static str, &'static str, Value)> {
+        let (args, s) = (&self.args.generation, &self.settings);
+        // As rows know them, lengths count what a decoder-only model is prompted with.
+        let (longest, shortest) = match self.setup.opened.architecture.shape().encoder {
+            true => (Some(s.max_length), s.min_length),
+            false => (
+                args.max_length.filter(|_| args.max_new_tokens.is_none()),
+                self.least_with_prompt,
             ),
-            ("min_tokens", "--min-new-tokens", least.clone()),
-            ("min_new_tokens", "--min-new-tokens", least),
-            ("logprobs", "--scores", json!(self.args.generation.scores)),
-        ]
+        };
+        job_settings(s, [json!(longest), json!(shortest)], args.scores)
     }
 
     /// Warnings about what rows ask for and don't get, one a name.
-    fn in_vain(&self, scan: &Scan) -> Vec<String> {
-        let flags = self.of_all();
-        let settings = scan.in_vain.iter().map(|(name, asked)| {
+    fn warnings(&self, scan: &Scan) -> Vec<String> {
+        let flags = self.job_settings();
+        let settings = scan.not_followed.iter().map(|(name, asked)| {
             let mut value = asked.value.to_string();
             if value.chars().count() > 40 {
                 value = value.chars().take(40).chain("...".chars()).collect();
             }
-            let flag = flags.iter().find(|(known, ..)| known == name);
-            let cure = flag.map_or(String::new(), |(_, flag, _)| format!("; {flag} is for all rows"));
-            let rows = match asked.rows {
-                1 => "1 row asks".to_owned(),
-                rows => format!("{rows} rows ask"),
+            let rows = |one: &str, more: &str| match asked.rows {
+                1 => format!("1 row {one}"),
+                rows => format!("{rows} rows {more}"),
+            };
+            let why = match flags.iter().find(|(known, ..)| known == name) {
+                _ if is_for_templates(name) => {
+                    rows("has it", "have it")
+                        + " beside a prompt that is no chat: only `messages` go through the chat template"
+                }
+                Some((_, flag, _)) => rows("asks", "ask") + &format!(" for one of its own; {flag} is for all rows"),
+                None => rows("asks", "ask") + " for one of its own",
             };
             let place = scan.place(asked.row);
-            format!("{place}: `{name}`: {value} is not followed ({rows} for one of its own{cure})")
+            format!("{place}: `{name}`: {value} is not followed ({why})")
         });
         let template = self.tokenizer.chat_template().ok();
         let unread = scan
-            .given
+            .template_arguments
             .iter()
             .filter(|(name, _)| template.is_some_and(|t| !t.reads(name)));
         let unread =
@@ -206,6 +194,47 @@ impl Generate<'_> {
     }
 }
 
+/// What all rows have: the name under which a row may ask for it, the flag, the value. `lengths` are the longest and the
+/// shortest as rows know them; null where the job has none.
+fn job_settings(s: &Settings, lengths: [Value; 2], scores: bool) -> Vec<(&'static str, &'static str, Value)> {
+    let [longest, shortest] = lengths;
+    let early_stopping = match s.early_stopping {
+        EarlyStopping::True => json!(true),
+        EarlyStopping::False => json!(false),
+        EarlyStopping::Never => json!("never"),
+    };
+    let greedy = Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: 0,
+    };
+    let drawn = s.sampling.unwrap_or(greedy);
+    let least = json!(s.min_length.saturating_sub(1));
+    vec![
+        ("temperature", "--temperature", json!(drawn.temperature)),
+        ("top_k", "--top-k", json!(drawn.top_k)),
+        ("top_p", "--top-p", json!(drawn.top_p)),
+        ("min_p", "--min-p", json!(drawn.min_p)),
+        ("do_sample", "--temperature", json!(s.sampling.is_some())),
+        ("num_beams", "--num-beams", json!(s.beams)),
+        ("use_beam_search", "--num-beams", json!(s.beams > 1)),
+        ("length_penalty", "--length-penalty", json!(s.length_penalty)),
+        (
+            "no_repeat_ngram_size",
+            "--no-repeat-ngram-size",
+            json!(s.no_repeat_ngram),
+        ),
+        ("min_tokens", "--min-new-tokens", least.clone()),
+        ("min_new_tokens", "--min-new-tokens", least),
+        ("min_length", "--min-new-tokens", shortest),
+        ("max_length", "--max-length", longest),
+        ("early_stopping", "--early-stopping", early_stopping),
+        ("logprobs", "--scores", json!(scores)),
+    ]
+}
+
 fn sampling(args: &GenerateArgs) -> Result<Option<Sampling>> {
     let draws = args.top_k.is_some() || args.top_p.is_some() || args.min_p.is_some();
     Sampling {
@@ -236,8 +265,8 @@ impl Task for Generate<'_> {
     fn reading(&self) -> Reading {
         Reading {
             id_limit: Some(self.setup.opened.architecture.shape().vocab_size as u32),
-            of_all: self
-                .of_all()
+            job_settings: self
+                .job_settings()
                 .into_iter()
                 .map(|(name, _, value)| (name.to_owned(), value))
                 .collect(),
@@ -266,18 +295,16 @@ impl Task for Generate<'_> {
         if let Some(row) = scan.chat.filter(|_| self.args.run.on_error == OnError::Fail) {
             let template = self.tokenizer.chat_template();
             let template = template.with_context(|| format!("{}: `messages`", scan.place(row)))?;
-            for (name, row) in &scan.given {
+            for (name, row) in &scan.template_arguments {
                 template.check(name).with_context(|| scan.place(*row).to_string())?;
             }
         }
-        self.in_vain(scan).iter().for_each(|warning| log::warn!("{warning}"));
+        self.warnings(scan).iter().for_each(|warning| log::warn!("{warning}"));
         Ok(())
     }
 
     fn begin(&mut self, started: i64) {
-        if let Some(tokenizer) = Arc::get_mut(&mut self.tokenizer) {
-            tokenizer.set_time(started);
-        }
+        self.tokenizer.set_time(started);
     }
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {
@@ -371,5 +398,58 @@ impl Task for Generate<'_> {
 
     fn figures(&self) -> Result<Box<dyn Figures>> {
         Ok(Box::new(run::Counted::default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::corpus::NOT_BY_ROW;
+    use clap::CommandFactory;
+
+    #[test]
+    fn rows_may_agree_with_every_flag() {
+        let settings = Settings {
+            beams: 4,
+            max_length: 9,
+            min_length: 3,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::Never,
+            forced_eos: None,
+            no_repeat_ngram: 0,
+            start: 0,
+            eos: vec![2],
+            sampling: None,
+        };
+        let known = job_settings(&settings, [json!(9), json!(3)], true);
+        let command = Cli::command();
+        let generate = command.find_subcommand("generate").unwrap();
+        let flags: Vec<String> = generate
+            .get_arguments()
+            .filter_map(|a| Some(format!("--{}", a.get_long()?)))
+            .collect();
+        for (name, _) in NOT_BY_ROW {
+            let flag = format!("--{}", name.replace('_', "-"));
+            let found = known.iter().find(|(known, ..)| *known == name);
+            if flags.contains(&flag) {
+                assert_eq!(found.map(|(_, flag, _)| flag.to_string()), Some(flag), "{name}");
+            }
+        }
+        for (name, flag, _) in &known {
+            assert!(flags.iter().any(|f| f == flag), "{flag}");
+            assert!(NOT_BY_ROW.iter().any(|(known, _)| known == name), "{name}");
+        }
+        let value = |name: &str| {
+            known
+                .iter()
+                .find(|(known, ..)| *known == name)
+                .map(|(.., value)| value.clone())
+        };
+        assert_eq!(value("early_stopping"), Some(json!("never")));
+        assert_eq!(
+            (value("max_length"), value("min_length")),
+            (Some(json!(9)), Some(json!(3)))
+        );
     }
 }

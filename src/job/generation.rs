@@ -16,11 +16,15 @@ use std::path::Path;
 
 /// What `generation_config.json` asks for in vain.
 pub fn not_followed(dir: &Path, defaults: &GenerationDefaults) -> Vec<String> {
-    defaults.not_followed.iter().map(|what| in_vain(dir, what)).collect()
+    defaults
+        .not_followed
+        .iter()
+        .map(|what| not_followed_warning(dir, what))
+        .collect()
 }
 
 /// The warning about something that `generation_config.json` asks for in vain.
-pub fn in_vain(dir: &Path, what: &str) -> String {
+pub fn not_followed_warning(dir: &Path, what: &str) -> String {
     format!(
         "{}: generation_config.json asks for {what}, which is not followed",
         dir.display()

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::fs;
 
 #[test]
-fn what_rows_ask_for_in_vain_is_told_once() {
+fn what_is_not_followed_is_told_once() {
     let Some(place) = Place::new() else { return };
     let row = |extra: serde_json::Value| {
         let mut body = json!({"model": "m", "prompt": "The file", "max_tokens": 3});
@@ -30,6 +30,27 @@ fn what_rows_ask_for_in_vain_is_told_once() {
     let end = place.run_job("generate", 1, &bundled("lm"), &input, "out.h5", flags);
     assert_eq!(end.stderr.matches("is not followed").count(), 2, "{end:#?}");
     end.says(&["line 1: `temperature`: 0 is"]);
+    // What decides warnings only is no part of the job's identity.
+    let flags = "--dtype f32 --temperature 0.8 --scores";
+    let end = place.run_job("generate", 1, &bundled("lm"), &input, "out.h5", flags);
+    end.refused(&["  sampling: "]);
+    assert!(!end.stderr.contains("  reading: "), "{end:#?}");
+
+    let rows = [
+        json!({"max_length": 30, "early_stopping": false, "min_length": 0, "tools": []}),
+        json!({"max_length": 31, "early_stopping": "never", "min_length": 2, "tools": [{"name": "f"}]}),
+        json!({"prompt": [1], "tools": [{"name": "g"}]}),
+    ];
+    let input = place.write("lengths.jsonl", rows.map(row).concat());
+    let flags = "--dtype f32 --max-length 30";
+    let end = place.run_job("generate", 1, &bundled("lm"), &input, "lengths.h5", flags);
+    end.says(&[
+        "line 2: `max_length`: 31 is not followed (1 row asks for one of its own; --max-length is for all rows)",
+        "line 2: `early_stopping`: \"never\" is not followed",
+        "line 2: `min_length`: 2 is not followed",
+        "line 2: `tools`: [{\"name\":\"f\"}] is not followed (2 rows have it beside a prompt that is no chat: only",
+    ]);
+    assert_eq!(end.stderr.matches("is not followed").count(), 4, "{end:#?}");
 }
 
 #[test]

@@ -188,12 +188,39 @@ fn windows_and_prefixes_decide_what_is_scored() {
     );
     assert_eq!(tokens("--window 10 --stride 5")[0], (n, n - 1));
     assert_eq!(tokens("--window 10 --prefix eos")[0], (n, n));
-    // Tokens after the first window are less sure with less to go by.
-    let sum = |flags: &str| -> f64 {
+    // Tokens of the first window have all before them to go by, those behind it less than they would in the whole text.
+    let logprobs = |flags: &str| -> Vec<f32> {
         tokens(flags);
-        metrics(&place.path("w.h5"))["sum_logprob"]
+        read(&place.path("w.h5"))[0].logprobs.clone()
     };
-    assert!(sum("--window 10 --stride 1") < sum("--window 40 --stride 1") + 20.0);
+    let whole = logprobs("");
+    for window in [10, n - 1] {
+        let found = logprobs(&format!("--window {window} --stride 1"));
+        let same = found.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+        assert_eq!((found.len(), same), (n - 1, window - 1), "window {window}");
+    }
+}
+
+#[test]
+fn a_beginning_that_the_tokenizer_adds_is_a_prefix() {
+    let Some(place) = Place::new() else { return };
+    let Some(checkpoints) = shared("oracle/ckpt") else {
+        return;
+    };
+    let input = place.write("in.txt", "A short text.\nwords\n");
+    let model = checkpoints.join("mixtral-s1");
+    let scored = |prefix: &str| {
+        let out = format!("{prefix}.h5");
+        let flags = format!("--dtype f32 --prefix {prefix}");
+        place.run_job("score", 1, &model, &input, &out, &flags).ok();
+        let rows = read(&place.path(&out));
+        let logprobs: Vec<Vec<f32>> = rows.iter().map(|row| row.logprobs.clone()).collect();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        (logprobs, lengths, metrics(&place.path(&out)))
+    };
+    let (none, bos) = (scored("none"), scored("bos"));
+    assert_eq!((&none.0, &none.2), (&bos.0, &bos.2));
+    assert!(none.1.iter().zip(&bos.1).all(|(with, without)| *with == without + 1));
 }
 
 #[test]
