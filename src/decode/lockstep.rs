@@ -1,7 +1,5 @@
 //! What the ranks of a group tell each other before every step, and what all of them then do. Pure.
 
-use std::ops::Range;
-
 /// One rank's state, sent to all others of its group before each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Report {
@@ -131,20 +129,18 @@ pub fn next(reports: &[Report], portions: Portions, exhausted: bool) -> Next {
     }
 }
 
-/// Cuts sentences of these `lengths` into `calls` runs, of about as many tokens each.
-pub fn portions(lengths: &[usize], calls: usize) -> Vec<Range<usize>> {
-    let all: usize = lengths.iter().sum();
-    let (mut next, mut before) = (0, 0);
-    let mut run = |call: usize| {
-        let first = next;
-        // A sentence belongs to the run in which its first token lies.
-        while next < lengths.len() && (before * calls < all * call || call == calls) {
-            before += lengths[next];
-            next += 1;
+/// How many windows of these `lengths`, from the first on, are read in one go: until there are `enough` tokens, and never
+/// more than `most` of them, but for a window that is longer by itself.
+pub fn run(lengths: impl Iterator<Item = usize>, enough: usize, most: usize) -> usize {
+    let (mut windows, mut tokens) = (0, 0);
+    for length in lengths {
+        if windows > 0 && (tokens >= enough || tokens + length > most) {
+            break;
         }
-        first..next
-    };
-    (1..=calls).map(&mut run).collect()
+        tokens += length;
+        windows += 1;
+    }
+    windows
 }
 
 #[cfg(test)]
@@ -215,24 +211,41 @@ mod tests {
     }
 
     #[test]
-    fn portions_cover_all_sentences_in_order_and_are_about_equal() {
-        let lengths: Vec<usize> = (0..100).map(|i| 1 + i * 7 % 13).collect();
-        for lengths in [&lengths[..], &[5], &[], &[1, 1, 90, 1], &[0, 0]] {
-            for calls in 1..6 {
-                let cut = portions(lengths, calls);
-                assert_eq!(cut.len(), calls);
-                assert_eq!(
-                    cut.iter().cloned().flatten().collect::<Vec<_>>(),
-                    (0..lengths.len()).collect::<Vec<_>>()
-                );
-                let (all, longest) = (lengths.iter().sum::<usize>(), lengths.iter().max().unwrap_or(&0));
-                let most = cut.iter().map(|r| lengths[r.clone()].iter().sum::<usize>()).max();
-                assert!(
-                    most <= Some(all / calls + 1 + longest),
-                    "{lengths:?} in {calls}: {cut:?}"
-                );
+    fn runs_cover_all_windows_in_order_and_never_exceed_what_is_planned() {
+        let uneven: Vec<usize> = (0..100).map(|i| 1 + i * 7 % 13).collect();
+        let skewed: Vec<usize> = (0..60).map(|i| if i % 17 == 3 { 1000 } else { 1 + i % 5 }).collect();
+        for lengths in [
+            &uneven[..],
+            &skewed,
+            &[333, 1000],
+            &[1000, 333],
+            &[5],
+            &[],
+            &[1, 1, 90, 1],
+        ] {
+            let longest = lengths.iter().copied().max().unwrap_or(0);
+            for portion in [1, 7, 100, 2048] {
+                for most in [portion, portion + longest] {
+                    for calls in 1..6 {
+                        let (mut read, mut left) = (0, calls);
+                        while read < lengths.len() {
+                            let waiting: usize = lengths[read..].iter().sum();
+                            let enough = waiting.div_ceil(left).min(portion);
+                            let windows = run(lengths[read..].iter().copied(), enough, most);
+                            let tokens: usize = lengths[read..read + windows].iter().sum();
+                            assert!(windows == 1 || tokens <= most, "{lengths:?} by {portion}: {tokens}");
+                            assert!(windows > 0 && tokens - lengths[read + windows - 1] < enough);
+                            read += windows;
+                            left = if left == 1 { calls } else { left - 1 };
+                        }
+                        assert_eq!(read, lengths.len());
+                    }
+                }
             }
         }
-        assert!(portions(&lengths, 0).is_empty());
+        // Runs of a step are about equal.
+        let all: usize = uneven.iter().sum();
+        assert!(run(uneven.iter().copied(), all.div_ceil(2), all).abs_diff(50) < 5);
+        assert_eq!(run([].into_iter(), 5, 5), 0);
     }
 }

@@ -3,10 +3,10 @@
 //! No token waits for the one before it, so a portion of windows runs through the model layer by layer: every expert meets
 //! all its rows at once (the paper, section 3). What is read is looked back on within its own window only.
 
-use super::lockstep::{portions, Portions};
+use super::lockstep::{run, Portions};
 use super::trace::{Pass, Trace, Visits};
 use super::windows::{any, windows, Cut, Prefix, Window, Windows};
-use super::workload::Workload;
+use super::workload::{OfRow, Workload};
 use crate::device::{KeyRows, Scored, Want};
 use crate::metrics::meter::Phase;
 use crate::model::cache::{Caches, DecodeRow, SourceRow};
@@ -80,13 +80,35 @@ struct Text {
     trace: Option<Trace>,
 }
 
+/// How much is read in one go, and what there is memory for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Tokens that are read in one go: no window is begun behind them.
+    pub portion: usize,
+    /// The most tokens in one go of more than one window.
+    pub most: usize,
+    /// Tokens of a window and its source that there is memory for, alone.
+    pub longest: usize,
+    /// Bytes that there are for the scores of a text.
+    pub scores: u64,
+}
+
+impl Plan {
+    /// About `portion` tokens in one go, and all the memory that it takes.
+    pub fn of(portion: usize) -> Plan {
+        Plan {
+            portion,
+            most: usize::MAX,
+            longest: usize::MAX,
+            scores: u64::MAX,
+        }
+    }
+}
+
 /// The running batch of a scoring job.
 pub struct Scorer {
     settings: Settings,
-    /// Tokens that are read in one go.
-    portion: usize,
-    /// Tokens of a window and its source that there is memory for.
-    longest: usize,
+    plan: Plan,
     caches: Caches,
     /// Rows that there are for the decoder's tokens, and for the encoder's.
     rows: [usize; 2],
@@ -103,12 +125,11 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Nothing under way yet, for a model of which `portion` tokens are read in one go, and a window more.
-    pub fn new(settings: Settings, portion: usize, mean: usize, model: &dyn Model) -> Scorer {
+    /// Nothing under way yet, for texts of about `mean` tokens.
+    pub fn new(settings: Settings, plan: Plan, mean: usize, model: &dyn Model) -> Scorer {
         Scorer {
             settings,
-            portion,
-            longest: usize::MAX,
+            plan,
             caches: Caches::passing(model.cache_type(), model.shape(), 0, 0),
             rows: [0; 2],
             texts: Vec::new(),
@@ -121,19 +142,35 @@ impl Scorer {
         }
     }
 
-    /// The same with memory for `longest` tokens that are read together because they belong together.
-    pub fn with_longest(self, longest: usize) -> Scorer {
-        Scorer { longest, ..self }
+    /// How much is read in one go, and what there is memory for.
+    pub fn plan(&self) -> Plan {
+        self.plan
     }
 
-    /// Tokens of a window and its source that there is memory for.
-    pub fn longest(&self) -> usize {
-        self.longest
+    /// Takes the next windows from the queue: about an equal part of what waits for each of `calls` runs.
+    fn next_run(&mut self, calls: usize) -> Vec<(usize, Window)> {
+        let windows = self.queue.iter().flat_map(|(text, windows)| {
+            let source = source_of(&self.texts, *text).len();
+            windows.clone().map(move |window| window.tokens() + source)
+        });
+        let enough = self.waiting.div_ceil(calls).min(self.plan.portion);
+        let count = run(windows, enough, self.plan.most);
+        let mut taken = Vec::with_capacity(count);
+        while taken.len() < count {
+            let Some((text, windows)) = self.queue.front_mut() else {
+                break;
+            };
+            match windows.next() {
+                Some(window) => taken.push((*text, window)),
+                None => drop(self.queue.pop_front()),
+            }
+        }
+        self.waiting -= taken.iter().map(|next| self.tokens_of(next)).sum::<usize>();
+        taken
     }
 
     fn tokens_of(&self, (text, window): &(usize, Window)) -> usize {
-        let source = self.texts[*text].as_ref().map_or(0, |t| t.request.source.len());
-        window.tokens() + source
+        window.tokens() + source_of(&self.texts, *text).len()
     }
 
     /// Reads and scores some windows; collective. What has come to its end.
@@ -188,11 +225,11 @@ impl Scorer {
             scored += window.scored.len();
             let before = text.scores.logprobs.len() - window.scored.len();
             if text.scores.logprobs[before..].iter().any(|p| p.is_nan()) {
-                damaged = damaged.or(Some(anyhow::anyhow!(
-                    "row {} of the input, counted from 0: the logits of its tokens hold a NaN: the weights or the hidden \
-                     states are damaged",
-                    text.request.key
-                )));
+                let why = anyhow::anyhow!(
+                    "the logits of its tokens hold a NaN: the weights or the hidden states are damaged"
+                );
+                let key = text.request.key;
+                damaged = damaged.or(Some(OfRow { key, why }.into()));
                 continue;
             }
             text.left -= 1;
@@ -206,15 +243,15 @@ impl Scorer {
 
     /// Rows for all that a portion reads.
     fn make_room(&mut self, portion: &[(usize, Window)]) {
-        let own = portion.iter().map(|(_, w)| w.tokens()).sum();
+        let own: usize = portion.iter().map(|(_, w)| w.tokens()).sum();
         let all: usize = portion.iter().map(|p| self.tokens_of(p)).sum();
-        if own > self.rows[0] {
-            self.caches.replace_own(own);
-            self.rows[0] = own;
-        }
-        if all - own > self.rows[1] {
-            self.caches.replace_cross(all - own);
-            self.rows[1] = all - own;
+        if own > self.rows[0] || all - own > self.rows[1] {
+            let grown = [own.max(self.rows[0]), (all - own).max(self.rows[1])];
+            self.rows = match grown[0] + grown[1] <= self.plan.most {
+                true => grown,
+                false => [own, all - own],
+            };
+            self.caches.replace(self.rows[0], self.rows[1]);
         }
     }
 
@@ -247,6 +284,10 @@ impl Scorer {
         };
         sources.iter().map(visits).collect()
     }
+}
+
+fn source_of(texts: &[Option<Text>], number: usize) -> &[u32] {
+    texts[number].as_ref().map_or(&[], |t| &t.request.source)
 }
 
 fn text_of(texts: &[Option<Text>], number: usize) -> &Text {
@@ -300,6 +341,12 @@ impl Text {
 }
 
 impl Scores {
+    /// Bytes that the scores of a token take.
+    pub fn bytes(want: Want) -> u64 {
+        let rank = if want.ranks { size_of::<u32>() } else { 0 };
+        (size_of::<f32>() + rank + want.top * size_of::<(u32, f32)>()) as u64
+    }
+
     fn add(&mut self, scored: &Scored, row: usize, want: Want) {
         self.logprobs.push(scored.log_probability(row));
         if want.ranks {
@@ -337,7 +384,7 @@ impl Workload for Scorer {
     }
 
     fn wants(&self) -> u32 {
-        let free = (PORTIONS * self.portion).saturating_sub(self.waiting);
+        let free = (PORTIONS * self.plan.portion).saturating_sub(self.waiting);
         let texts = (free as f64 / self.mean) as usize;
         texts.max((self.waiting == 0) as usize) as u32
     }
@@ -351,38 +398,23 @@ impl Workload for Scorer {
     }
 
     fn budget(&self) -> usize {
-        PORTIONS * self.portion
+        PORTIONS * self.plan.portion
     }
 
     fn portions(&self) -> Portions {
         Portions {
-            tokens: self.portion,
+            tokens: self.plan.portion,
             most: PORTIONS,
         }
     }
 
     fn read(&mut self, ctx: &mut Context, model: &mut dyn Model, step: u64, calls: usize) -> Vec<Finished> {
-        if calls == 0 {
-            return Vec::new();
+        let mut finished = Vec::new();
+        for left in (1..=calls).rev() {
+            let next = self.next_run(left);
+            finished.extend(self.read_portion(ctx, model, step, &next));
         }
-        let (mut first, mut lengths, mut tokens) = (Vec::new(), Vec::new(), 0);
-        while tokens < calls * self.portion {
-            let Some((text, windows)) = self.queue.front_mut() else {
-                break;
-            };
-            let Some(window) = windows.next() else {
-                self.queue.pop_front();
-                continue;
-            };
-            let next = (*text, window);
-            lengths.push(self.tokens_of(&next));
-            tokens += lengths[lengths.len() - 1];
-            first.push(next);
-        }
-        self.waiting -= tokens;
-        let all = portions(&lengths, calls).into_iter();
-        all.flat_map(|portion| self.read_portion(ctx, model, step, &first[portion]))
-            .collect()
+        finished
     }
 
     fn step(&mut self, _: &mut Context, _: &mut dyn Model, _: u64) -> Vec<Finished> {

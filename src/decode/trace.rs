@@ -94,6 +94,9 @@ impl Tally {
 impl Visits {
     /// Adds rows `rows` of a pass.
     pub fn add(&mut self, pass: &Pass, rows: Range<usize>) {
+        if rows.is_empty() {
+            return;
+        }
         let Pass { layers, experts, .. } = *pass;
         let of_layer = |r: &Routes| rows.start * r.top_k..rows.end * r.top_k;
         let chosen = layers.iter().enumerate().flat_map(|(layer, r)| {
@@ -246,6 +249,16 @@ mod tests {
         assert_eq!(routes.decoder.1, [0.25; 8]);
         let all = trace.all_tokens().decoder.0;
         assert_eq!(all, [2, 3, 12, 13, 4, 5, 14, 15, 2, 3, 12, 13, 4, 5, 14, 15]);
+    }
+
+    #[test]
+    fn passes_without_rows_leave_no_trace() {
+        let layers = [layer(0), layer(10)];
+        let mut visits = Visits::default();
+        visits.add(&pass(3, &layers, true), 2..2);
+        let mut counts = Counts::new();
+        visits.count(false, 40, &mut counts);
+        assert!(counts.is_empty() && visits.before.is_empty());
     }
 
     #[test]

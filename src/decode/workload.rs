@@ -4,6 +4,24 @@ use super::batch::{Batch, Finished, Request};
 use super::lockstep::Portions;
 use crate::model::Model;
 use crate::moe::Context;
+use std::fmt;
+
+/// What went wrong with a row on its way through the model, for who knows where the row stands.
+#[derive(Debug)]
+pub struct OfRow {
+    /// The row's or output's number, as the caller gave it.
+    pub key: u64,
+    /// What went wrong.
+    pub why: anyhow::Error,
+}
+
+impl fmt::Display for OfRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "output {}: {:#}", self.key, self.why)
+    }
+}
+
+impl std::error::Error for OfRow {}
 
 /// Rows on their way through the model on one rank. What it says of itself goes into the group's reports
 /// ([`super::lockstep`]); its calls are collective.

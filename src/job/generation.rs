@@ -224,9 +224,18 @@ impl Generating<'_> {
         let limits = Limits { portion, ..limits };
         let caches = limits.cache_bytes(settings, costs.row);
         if (limits.tokens, limits.outputs) != (wanted.tokens, wanted.outputs) && place.speaks {
-            let [n, all] = [limits.outputs, wanted.outputs].map(|outputs| outputs / limits.per_sentence);
+            let cut = |what: &str, [now, before]: [usize; 2]| match now == before {
+                true => None,
+                false => Some(format!("{now} {what} in flight instead of {before}")),
+            };
+            let sentences = [limits.outputs, wanted.outputs].map(|outputs| outputs / limits.per_sentence);
+            let changes = [
+                cut("sentences", sentences),
+                cut("source tokens", [limits.tokens, wanted.tokens]),
+            ];
             log::info!(
-                "{n} sentences in flight instead of {all}: the free memory of a rank is {}, caches take {} of it at most",
+                "{}: the free memory of a rank is {}, caches take {} of it at most",
+                changes.into_iter().flatten().collect::<Vec<_>>().join(", "),
                 size(place.room),
                 size(caches)
             );
@@ -289,6 +298,7 @@ pub fn done(mut row: Row, finished: Finished, settings: &Settings, cut: bool, sc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::batch::{Output, Request};
     use crate::model::Loading;
 
     fn refused_where_memory_ends(model: &str) {
@@ -340,6 +350,15 @@ mod tests {
                 let outputs = limits.cache_bytes(&settings, row) + (2 * limits.outputs) as u64 * token;
                 assert!(outputs + read(0) as u64 * token <= room);
                 assert_eq!(super::room(longest, &batch, &settings, &opened), Ok(()));
+                // What is allocated for it is what was counted, however many outputs there were before.
+                assert_eq!(batch.cache_bytes(), limits.cache_bytes(&settings, row));
+                let mut alone = planned(room, tokens).unwrap();
+                alone.push(Request {
+                    ids: vec![5; longest],
+                    outputs: vec![Output::default()],
+                });
+                let counted = limits.alone(longest).cache_bytes(&settings, row);
+                assert!(alone.cache_bytes() <= counted, "{} of {counted}", alone.cache_bytes());
                 let why = super::room(longest + 1, &batch, &settings, &opened).unwrap_err();
                 for word in [format!("{} tokens", longest + 1), "--max-new-tokens".into()] {
                     assert!(why.contains(&word), "{why}: {word}");

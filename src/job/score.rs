@@ -7,7 +7,7 @@ use crate::cli::score::Prefix as Before;
 use crate::cli::{Memory, ScoreArgs};
 use crate::comm::Comm;
 use crate::corpus::{Kind, Reading, Record, Scan};
-use crate::decode::score::{Finished, Request, Scorer, Settings};
+use crate::decode::score::{Finished, Plan, Request, Scorer, Scores, Settings};
 use crate::decode::windows::{Cut, Prefix};
 use crate::device::Want;
 use crate::metrics::perplexity::Sums;
@@ -22,6 +22,8 @@ const WINDOW: usize = 2048;
 /// Tokens that are read in one go where nothing else is said: many enough for every expert, few enough for what they are
 /// turned into to stay near the processor (docs/performance.md).
 const PORTION: usize = 2048;
+/// How often a text's scores are held on their way: as they come, as a row, and as the columns of a segment.
+const COPIES: u64 = 3;
 
 /// Runs the job; collective over all ranks.
 ///
@@ -86,14 +88,25 @@ impl Score<'_> {
         Ok(([source, target], source_cut || target_cut))
     }
 
-    /// Gives back what was read of a record if a rank has room for it: the two of a pair are read in one go.
+    /// Gives back what was read of a record if a rank has room for it: the two of a pair are read in one go, and the scores
+    /// of a text are held until it ends.
     fn fits(&self, read: ([Vec<u32>; 2], bool), scorer: &Scorer) -> Result<([Vec<u32>; 2], bool)> {
         let tokens = read.0.iter().map(Vec::len).sum::<usize>();
+        let plan = scorer.plan();
         ensure!(
-            !self.args.pairs || tokens <= scorer.longest(),
+            !self.args.pairs || tokens <= plan.longest,
             "source and target have {tokens} tokens, which are read in one go; a rank's share of the free memory does for {}: \
              shorten them, or give fewer ranks a machine",
-            scorer.longest()
+            plan.longest
+        );
+        let scored = read.0[1].len();
+        let scores = (scored as u64).saturating_mul(COPIES * Scores::bytes(self.settings.want));
+        ensure!(
+            scores <= plan.scores,
+            "the scores of its {scored} tokens take {} on their way into the file, this rank's share of the free memory leaves \
+             {}: give a lower --top, cut the text into several, or give fewer ranks a machine",
+            size(scores),
+            size(plan.scores)
         );
         Ok(read)
     }
@@ -219,34 +232,54 @@ impl Task for Score<'_> {
         let shape = net.shape();
         let kind = net.cache_type();
         let token = shape.activation_bytes() + Caches::passing_row_bytes(kind, shape);
-        let portion = match self.args.activation_memory {
-            Memory::Auto => PORTION,
-            // The window that is begun last is read to its end.
-            Memory::Bytes(bytes) => ((bytes / token) as usize)
-                .saturating_sub(place.mean_tokens.min(self.settings.cut.window))
-                .max(1),
-        };
-        // A window is read in one go.
+        let tokens_in = |bytes: u64| usize::try_from(bytes / token).unwrap_or(usize::MAX);
+        // A window is read in one go; of a pair the two texts are, each of which is refused by itself if it is too long.
         let window = match self.args.pairs {
-            true => WINDOW,
+            true => 1,
             false => self.settings.cut.window,
         };
-        let least = window as u64 * token;
+        let (least, room) = ((window as u64).saturating_mul(token), tokens_in(place.room));
         ensure!(
             least <= place.room,
-            "a window takes {} on its way through the model, this rank's share of the free memory is {}: give a lower --window",
+            "a window takes {} on its way through the model, this rank's share of the free memory is {}: {}",
             size(least),
-            size(place.room)
+            size(place.room),
+            if self.args.pairs {
+                "give fewer ranks a machine"
+            } else {
+                "give a lower --window"
+            }
         );
-        // The window that is begun last is read to its end.
-        let portion = portion
-            .min(((place.room - least).min(place.room / 2) / token) as usize)
-            .max(1);
-        let longest = ((place.room / token) as usize).saturating_sub(portion);
+        let (portion, most) = match self.args.activation_memory {
+            // The window that is begun last is read to its end.
+            Memory::Auto => (PORTION, PORTION.saturating_add(window)),
+            Memory::Bytes(bytes) => {
+                if bytes < least && place.speaks {
+                    log::warn!(
+                        "--activation-memory {}: a window of {window} tokens takes {} and is read in one go, alone; a lower --window \
+                         would keep to less",
+                        size(bytes),
+                        size(least)
+                    );
+                }
+                (tokens_in(bytes), tokens_in(bytes))
+            }
+        };
+        let plan = Plan {
+            portion: portion.min(room / 2).max(1),
+            most: most.min(room).max(1),
+            longest: room,
+            scores: u64::MAX,
+        };
+        let held = (plan.most.max(window) as u64).saturating_mul(token);
+        let plan = Plan {
+            scores: place.room.saturating_sub(held),
+            ..plan
+        };
         Ok(Planned {
-            work: Scorer::new(self.settings, portion, place.mean_tokens, net).with_longest(longest),
-            held: (portion + place.mean_tokens.min(window)) as u64 * token,
-            in_flight: format!("{portion} tokens"),
+            work: Scorer::new(self.settings, plan, place.mean_tokens, net),
+            held,
+            in_flight: format!("{} tokens", plan.portion),
         })
     }
 

@@ -129,18 +129,27 @@ impl Caches {
         &mut self.cross[layer]
     }
 
-    /// Room for `rows` tokens of the encoder in place of what there was, which is lost.
-    pub fn replace_cross(&mut self, rows: usize) {
-        for layer in &mut self.cross {
-            *layer = CacheRows::new(self.kind, rows, self.row);
+    /// Room for `own` tokens of the decoder and `cross` of the encoder in place of what there was, which is given back
+    /// first: the two are never held together.
+    pub fn replace(&mut self, own: usize, cross: usize) {
+        for [own, cross] in [[0, 0], [own, cross]] {
+            let own = self.own.iter_mut().map(|layer| (layer, own));
+            let cross = self.cross.iter_mut().map(|layer| (layer, cross));
+            for (layer, rows) in own.chain(cross) {
+                *layer = CacheRows::new(self.kind, rows, self.row);
+            }
         }
     }
 
-    /// Room for `rows` tokens of the decoder in place of what there was, which is lost.
-    pub fn replace_own(&mut self, rows: usize) {
-        for layer in &mut self.own {
-            *layer = CacheRows::new(self.kind, rows, self.row);
-        }
+    /// Bytes that all rows take, whether they were written to or not.
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        let elements = |rows: &CacheRows| match rows {
+            CacheRows::F32(planes) => planes.keys.len() + planes.values.len(),
+            CacheRows::Bf16(planes) => planes.keys.len() + planes.values.len(),
+        };
+        let all: usize = self.own.iter().chain(&self.cross).map(elements).sum();
+        (all * self.kind.bytes()) as u64
     }
 
     /// Bytes of a row of [`Caches::passing`].

@@ -17,6 +17,11 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Rows that are read before it is known how long texts are.
+const FIRST_ROWS: u64 = 64;
+/// How many times as many rows as before are read at once where their texts are short.
+const GROWTH: u64 = 4;
+
 /// The tables of a segment or of a finished file.
 pub(crate) struct RowReader {
     index: Column,
@@ -276,6 +281,7 @@ impl Results {
             results: self,
             at: 0,
             rows: rows.max(1),
+            next: FIRST_ROWS,
             cut: VecDeque::new(),
         }
     }
@@ -349,6 +355,8 @@ pub struct RowBlocks<'a> {
     /// Rows from here on are not cut into blocks yet.
     at: u64,
     rows: u64,
+    /// Rows that are cut next, at most: only as they are read is it known how long their texts are.
+    next: u64,
     cut: VecDeque<Range<u64>>,
 }
 
@@ -356,12 +364,21 @@ impl RowBlocks<'_> {
     /// Cuts the next rows into blocks.
     fn plan(&mut self) -> Result<()> {
         let start = self.at;
-        self.at = start.saturating_add(self.rows).min(self.results.rows());
+        self.at = start.saturating_add(self.rows.min(self.next)).min(self.results.rows());
         let sizes = self.results.rows.sizes(start as usize..self.at as usize)?;
         let blocks = block::cut(&sizes, block::BYTES).into_iter();
         self.cut
             .extend(blocks.map(|block| start + block.start as u64..start + block.end as u64));
         Ok(())
+    }
+}
+
+impl RowBlocks<'_> {
+    /// Has the next blocks be about as large as blocks are to be, if their rows are like the largest of these.
+    fn learn(&mut self, rows: &[Row]) {
+        let largest = rows.iter().map(|row| row.input.len() + row.output.len()).max();
+        let fitting = block::BYTES / (largest.unwrap_or(0) as u64).max(1);
+        self.next = fitting.clamp(1, GROWTH * self.next);
     }
 }
 
@@ -374,6 +391,11 @@ impl Iterator for RowBlocks<'_> {
                 return Some(Err(error));
             }
         }
-        self.cut.pop_front().map(|block| self.results.read(block))
+        let block = self.cut.pop_front()?;
+        let rows = self.results.read(block);
+        if let Ok(rows) = &rows {
+            self.learn(rows);
+        }
+        Some(rows)
     }
 }

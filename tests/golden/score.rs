@@ -2,7 +2,7 @@
 
 use crate::{bound, device, floats, ids, Golden};
 use sluicegate::comm::{threads, Comm};
-use sluicegate::decode::score::{Finished, Request, Scorer, Settings};
+use sluicegate::decode::score::{Finished, Plan, Request, Scorer, Settings};
 use sluicegate::decode::windows::{windows, Cut, Prefix};
 use sluicegate::decode::workload::Workload;
 use sluicegate::device::Want;
@@ -33,7 +33,7 @@ fn work(golden: &Golden, comm: &dyn Comm, settings: Settings, requests: &[Reques
     let mut model = golden.load(comm.rank(), comm.size());
     let (layers, experts) = (model.shape().moe_layers(), model.shape().experts);
     let mut ctx = Context::new(&device, comm, layers, experts, true);
-    let mut batch = Scorer::new(settings, portion, 30, model.as_ref());
+    let mut batch = Scorer::new(settings, Plan::of(portion), 30, model.as_ref());
     let mut own = requests.iter().skip(comm.rank()).step_by(comm.size()).peekable();
     let mut found = Vec::new();
     for step in 0.. {

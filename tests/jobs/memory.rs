@@ -33,7 +33,7 @@ fn measure(dir: &Path, input: &Path) {
         place.rows(ranks, dir, input, &format!("{ranks}.h5"), &flags);
         let report: Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
         let of = |name: &str| numbers(&report["results"][name]);
-        let (peak, weights, caches) = (of("peak_memory_bytes"), of("weight_bytes"), of("cache_bytes_at_most"));
+        let (peak, weights, caches) = (of("peak_memory_bytes"), of("weight_bytes"), of("held_bytes_at_most"));
         assert_eq!((peak.len(), weights.len(), caches.len()), (ranks, ranks, ranks));
         for rank in 0..ranks {
             let (held, allowed) = (peak[rank], 1.15 * weights[rank] + caches[rank] + 250e6);

@@ -331,3 +331,46 @@ fn what_makes_no_sense_is_refused_before_work() {
         assert!(!place.left("refused.h5"), "{flags}");
     }
 }
+
+#[test]
+fn scores_beyond_the_memory_cost_a_row_and_not_the_job() {
+    let Some(place) = Place::new() else { return };
+    let text = "The file is read by the command.\n";
+    let long = "The file is read by the command. ".repeat(30_000) + "\n";
+    let input = place.write("in.txt", text.to_owned() + &long + text);
+    let run = |flags: &str| {
+        let arguments = place.job_of("score", &lm(), &input, "out.h5", &format!("--top 1024 {flags}"));
+        place.limited(1500, &arguments)
+    };
+    run("").refused(&["in.txt, line 2: ", "scores", "GiB", "--top", "--on-error skip"]);
+    let end = run("--on-error skip");
+    assert_eq!(end.code, 1, "{end:#?}");
+    end.says(&["in.txt, line 2: ", "--top"]);
+    let rows = read(&place.path("out.h5"));
+    let failed: Vec<bool> = rows.iter().map(|r| r.status == Status::Failed).collect();
+    assert_eq!(failed, [false, true, false]);
+    assert!(rows[0].logprobs == rows[2].logprobs && rows[0].top_ids.len() == 1024 * rows[0].logprobs.len());
+}
+
+#[test]
+fn a_budget_below_a_window_is_said_to_be() {
+    let Some(place) = Place::new() else { return };
+    let text = bundled("demo/guide.txt");
+    let held = |flags: &str| {
+        let report = place.arg("report.json");
+        let flags = format!("--window 512 --overwrite --report {report} {flags}");
+        let end = place.run_job("score", 1, &lm(), &text, "out.h5", &flags);
+        assert_eq!((end.code, end.errors()), (0, 0), "{end:#?}");
+        let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        let held = report["results"]["held_bytes_at_most"][0].as_u64().unwrap();
+        (held, end.stderr.contains("a window of 512 tokens takes"))
+    };
+    let (window, said) = held("--activation-memory 1K");
+    assert!(said);
+    let above = 2 * window;
+    let (held, said) = held(&format!("--activation-memory {above}"));
+    assert!(
+        !said && held <= above && held > window,
+        "{held} of {above} bytes, a window takes {window}"
+    );
+}

@@ -61,3 +61,73 @@ fn a_text_that_cannot_be_tokenized_ends_the_job_or_is_skipped() {
         assert_eq!(failed, [false, true, false], "{job} {flags}");
     }
 }
+
+/// The bad row comes last, when the ranks are at work on others.
+#[test]
+fn a_row_that_turns_out_unusable_late_costs_nothing_else() {
+    let Some(place) = Place::new() else { return };
+    let lm = of_two_words(&place, "lm");
+    let line = |i: usize| "good text ".repeat(1 + i % 4) + "good\n";
+    let good: String = (0..90).map(line).collect();
+    let bad = place.write("bad.txt", good.clone() + "bad text\n");
+    let good = place.write("good.txt", good);
+    for (job, flags) in [
+        ("generate", "--dtype f32 --max-new-tokens 24 --batch-tokens 64"),
+        ("score", "--dtype f32 --window 16 --activation-memory 200K"),
+    ] {
+        place.run_job(job, 1, &lm, &good, &format!("{job}-good.h5"), flags).ok();
+        let wanted = read(&place.path(&format!("{job}-good.h5")));
+        for (out, resumes) in [(format!("{job}-skip.h5"), false), (format!("{job}-fail.h5"), true)] {
+            if resumes {
+                let end = place.run_job(job, 3, &lm, &bad, &out, flags);
+                end.refused(&["bad.txt, line 91: ", "tokenizer.json", "--on-error skip"]);
+            }
+            let end = place.run_job(job, 3, &lm, &bad, &out, &format!("{flags} --on-error skip"));
+            assert_eq!((end.code, end.errors()), (1, 0), "{job}: {end:#?}");
+            end.says(&["bad.txt, line 91: "]);
+            if resumes {
+                end.says(&["resuming: ", " of 91 rows are kept"]);
+            }
+            let rows = read(&place.path(&out));
+            assert_eq!(rows.len(), 91);
+            assert!(rows[..90] == wanted[..], "{job}, {out}");
+            assert_eq!(rows[90].status, Status::Failed);
+        }
+    }
+}
+
+/// Of the language model, with the head's weights for one token so large that logits overflow.
+fn of_a_damaged_head(place: &Place) -> PathBuf {
+    let dir = place.path("damaged");
+    fs::create_dir(&dir).expect("a folder");
+    for entry in fs::read_dir(bundled("lm")).expect("a checkpoint").flatten() {
+        fs::copy(entry.path(), dir.join(entry.file_name())).expect("a copy");
+    }
+    let path = dir.join("model.safetensors");
+    let mut bytes = fs::read(&path).expect("weights");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("JSON");
+    let head = &tensors["lm_head.weight"];
+    assert_eq!(head["dtype"], "BF16");
+    let first = 8 + header + head["data_offsets"][0].as_u64().expect("an offset") as usize;
+    let width = 2 * head["shape"][1].as_u64().expect("a width") as usize;
+    for weight in bytes[first + 7 * width..first + 8 * width].chunks_exact_mut(2) {
+        weight.copy_from_slice(&0x7f7f_u16.to_le_bytes());
+    }
+    fs::write(&path, bytes).expect("written");
+    dir
+}
+
+#[test]
+fn a_row_with_a_nan_is_named_by_file_and_line() {
+    let Some(place) = Place::new() else { return };
+    let model = of_a_damaged_head(&place);
+    let input = place.write("in.txt", "\n\nA line of text.\n");
+    for (job, flags) in [("score", ""), ("generate", "--max-new-tokens 4")] {
+        for ranks in [1, 3] {
+            let out = format!("{job}-{ranks}.h5");
+            let end = place.run_job(job, ranks, &model, &input, &out, &format!("--dtype f32 {flags}"));
+            end.refused(&["in.txt, line 3: ", "NaN"]);
+        }
+    }
+}

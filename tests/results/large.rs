@@ -89,3 +89,46 @@ fn large_scores_are_merged_and_read_a_few_rows_at_a_time() {
     // Rows alone are as many as asked for.
     assert!(results.blocks(3).all(|block| block.expect("a block").len() <= 3));
 }
+
+#[test]
+fn long_texts_of_few_tokens_are_read_a_few_rows_at_a_time() {
+    let folder = folder();
+    let (out, count) = (folder.path().join("out.h5"), 400);
+    let Ok(Opened::Ready { parts, .. }) = Parts::open_or_create(&out, &identity(count), false) else {
+        panic!("not opened")
+    };
+    // Short ones first, from which no more can be concluded than from those that follow.
+    let text = |index: u64| "word ".repeat(if index < 20 { 1 } else { 20_000 });
+    let row = |index| Row {
+        index,
+        input: text(index),
+        output: text(index),
+        ids: vec![7; 3],
+        ..Row::default()
+    };
+    for rank in 0..4 {
+        let each = count / 4;
+        let mut rows: Vec<Row> = (u64::from(rank) * each..(u64::from(rank) + 1) * each)
+            .map(row)
+            .collect();
+        let name = SegmentName {
+            attempt: 1,
+            rank,
+            seq: 0,
+        };
+        parts
+            .write_segment(name, &mut rows, None, &[], &Timing::default())
+            .expect("a segment");
+    }
+    parts.merge(&mut Watched::default()).expect("a merge");
+    let results = Results::open(&out).expect("results");
+    let mut read = 0;
+    for block in results.blocks(4096) {
+        let block = block.expect("a block");
+        let held: usize = block.iter().map(|r| r.input.len() + r.output.len()).sum();
+        assert!(held <= BLOCK, "{held} bytes in {} rows", block.len());
+        assert!(block.iter().zip(read..).all(|(found, index)| *found == row(index)));
+        read += block.len() as u64;
+    }
+    assert_eq!(read, count);
+}

@@ -4,6 +4,7 @@ use super::Decoding;
 use crate::decode::candidates::{candidates, ruled_out, Candidate};
 use crate::decode::sample;
 use crate::decode::search::{Bounds, Settings};
+use crate::decode::workload::OfRow;
 use crate::device::Tops;
 use crate::model::Model;
 use crate::moe::Context;
@@ -73,14 +74,7 @@ impl Head {
     }
 
     /// Finds the candidates of each wanted row of `active`, in order.
-    pub fn offer(
-        &mut self,
-        ctx: &mut Context,
-        model: &dyn Model,
-        settings: &Settings,
-        active: &[Decoding],
-        per_sentence: usize,
-    ) {
+    pub fn offer(&mut self, ctx: &mut Context, model: &dyn Model, settings: &Settings, active: &[Decoding]) {
         let (ruled_out, wanted) = (&self.ruled_out, &self.wanted);
         let drawn = settings.sampling.map(|sampling| {
             let place = |row: usize| {
@@ -108,10 +102,9 @@ impl Head {
             };
             let found = candidates(settings, decoding.search.bounds(), ids, log_sum, best, offered);
             self.offered.ends.push(self.offered.all.len());
-            let row = decoding.output.key / per_sentence as u64;
-            if let Err(error) = found {
-                ctx.failure
-                    .get_or_insert_with(|| error.context(format!("row {row} of the input, counted from 0")));
+            if let Err(why) = found {
+                let key = decoding.output.key;
+                ctx.failure.get_or_insert_with(|| OfRow { key, why }.into());
             }
         }
     }

@@ -11,6 +11,7 @@ use super::lockstep::Portions;
 use super::reading::Reading;
 use super::search::{Bounds, Search, Settings};
 use super::trace::{Pass, Trace, Visits};
+use super::workload::OfRow;
 use crate::device::KeyRows;
 use crate::metrics::meter::Phase;
 use crate::model::cache::DecodeRow;
@@ -103,6 +104,12 @@ impl Batch {
     /// How much it takes on at once.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Bytes of its caches.
+    #[cfg(test)]
+    pub fn cache_bytes(&self) -> u64 {
+        self.places.caches.bytes()
     }
 
     /// How it reads what waits. An encoder reads all of it in a step; of prompts only so much that a step ends soon.
@@ -240,8 +247,7 @@ impl Batch {
             }
         }
         debug_assert_eq!(at, total);
-        self.head
-            .offer(ctx, model, &self.settings, &self.active, self.limits.per_sentence);
+        self.head.offer(ctx, model, &self.settings, &self.active);
         ctx.meter.lap(Phase::Head);
         if ctx.failure.is_some() {
             return Vec::new();
@@ -301,8 +307,9 @@ impl Batch {
                 let (Some(text), Some(stops)) = (text, stops) else {
                     return false;
                 };
-                stops.reached(ids, next, text).unwrap_or_else(|error| {
-                    ctx.failure.get_or_insert(error);
+                stops.reached(ids, next, text).unwrap_or_else(|why| {
+                    let key = d.output.key;
+                    ctx.failure.get_or_insert_with(|| OfRow { key, why }.into());
                     false
                 })
             };

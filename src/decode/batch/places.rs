@@ -140,15 +140,20 @@ impl Places {
         if capacity == self.capacity {
             return;
         }
-        let own = self.limits.outputs * self.slot;
+        // A source beyond the budget is alone until it ends, and memory is counted on for its own outputs only.
+        let outputs = match capacity > self.limits.tokens {
+            true => self.limits.per_sentence,
+            false => self.limits.outputs,
+        };
+        let own = outputs * self.slot;
         self.capacity = capacity;
-        self.slots = Slots::new(self.limits.outputs, self.slot, capacity);
-        match self.reading {
-            Reading::Encoder => {
-                self.caches.replace_own(own);
-                self.caches.replace_cross(capacity);
+        self.slots = Slots::new(outputs, self.slot, capacity);
+        match &mut self.reading {
+            Reading::Encoder => self.caches.replace(own, capacity),
+            Reading::Prompt(behind) => {
+                *behind = own;
+                self.caches.replace(own + capacity, 0);
             }
-            Reading::Prompt(behind) => self.caches.replace_own(behind + capacity),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::comm::{agree, crash::fail_point, signal, ReportedElsewhere};
 use crate::corpus::{Record, Scan};
 use crate::decode::lockstep::{next, Next, Report, NO_SHARE, REPORT_BYTES};
 use crate::decode::trace::Counts;
-use crate::decode::workload::Workload;
+use crate::decode::workload::{OfRow, Workload};
 use crate::metrics::meter::Phase as Lap;
 use crate::model::{Model, Shape};
 use crate::moe::Context;
@@ -106,7 +106,7 @@ impl<T: Task> Rank<'_, T> {
             let decided = next(&reports, batch.portions(), exhausted);
             match decided {
                 Next::Fail(rank) if rank == ctx.comm.rank() => {
-                    *failure = failure.take().or(ctx.failure.take());
+                    *failure = failure.take().or(ctx.failure.take()).map(|error| self.placed(error));
                     return Err(anyhow!("this rank has failed"));
                 }
                 Next::Fail(_) => return Err(ReportedElsewhere.into()),
@@ -145,6 +145,14 @@ impl<T: Task> Rank<'_, T> {
         unreachable!("steps end by agreement")
     }
 
+    /// An error of a row with the file and line where it stands.
+    fn placed(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<OfRow>() {
+            Ok(OfRow { key, why }) => why.context(self.scan.place(key / self.task.outputs()).to_string()),
+            Err(other) => other,
+        }
+    }
+
     /// Tells the group this rank's state and hears all others'.
     fn exchange_reports(
         &mut self,
@@ -168,9 +176,9 @@ impl<T: Task> Rank<'_, T> {
         };
         let report = Report {
             wants: batch.wants(),
-            waiting: u32::try_from(batch.waiting()).unwrap_or(u32::MAX),
-            budget: batch.budget() as u32,
-            active: batch.active() as u32,
+            waiting: saturating(batch.waiting()),
+            budget: saturating(batch.budget()),
+            active: saturating(batch.active()),
             failed,
             stop: stopped,
             share,
@@ -287,6 +295,11 @@ impl<T: Task> Rank<'_, T> {
         ctx.meter.lap(Lap::Output);
         Ok(())
     }
+}
+
+/// As many as a report can tell.
+fn saturating(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 impl<P> Books<P> {

@@ -219,7 +219,7 @@ pub fn report(task: &impl Task, ranks: &[RankSummary], figures: Option<&dyn Figu
             "phases": phases.collect::<Vec<_>>(),
             "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
             "weight_bytes": ranks.iter().map(|r| r.weights).collect::<Vec<_>>(),
-            "cache_bytes_at_most": ranks.iter().map(|r| r.held).collect::<Vec<_>>(),
+            "held_bytes_at_most": ranks.iter().map(|r| r.held).collect::<Vec<_>>(),
             "imbalance": imbalance(ranks),
             "experts": ranks.first().map_or(0, |r| r.loads.first().map_or(0, Vec::len)),
         },
