@@ -92,7 +92,7 @@ pub struct ShowArgs {
     pub path: PathBuf,
 
     /// How to print rows: text is exactly one line per input line, tsv has a header line, jsonl has every field
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = ShowFormat::Text)]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = ShowFormat::Text, conflicts_with = "summary")]
     pub format: ShowFormat,
 
     /// Print a summary instead of rows: counts, scores, time per phase, the options used
@@ -213,20 +213,19 @@ mod tests {
 
     #[test]
     fn show_merge_and_doctor_parse() {
-        let Command::Show(show) = parse(["sluice", "show", "o.h5", "--format", "tsv", "--summary"])
-            .unwrap()
-            .command
-        else {
-            panic!("not show");
+        let show = |flags: &[&str]| match parse(["sluice", "show", "o.h5"].iter().chain(flags)) {
+            Ok(Cli {
+                command: Command::Show(show),
+            }) => Some(show),
+            _ => None,
         };
-        assert_eq!(
-            show,
-            ShowArgs {
-                path: "o.h5".into(),
-                format: ShowFormat::Tsv,
-                summary: true
-            }
-        );
+        let wanted = |format, summary| {
+            let path = "o.h5".into();
+            Some(ShowArgs { path, format, summary })
+        };
+        assert_eq!(show(&["--format", "tsv"]), wanted(ShowFormat::Tsv, false));
+        assert_eq!(show(&["--summary"]), wanted(ShowFormat::Text, true));
+        assert_eq!(show(&["--summary", "--format", "tsv"]), None);
         let Command::Merge(merge) = parse(["sluice", "merge", "o.h5.parts"]).unwrap().command else {
             panic!("not merge")
         };

@@ -120,7 +120,15 @@ fn launch(facts: &Facts) -> Vec<Finding> {
         .as_deref()
         .map(|name| name.lines().next().unwrap_or(name).trim_end_matches('\0').trim());
     let mut findings = vec![match library {
-        Some(name) => Finding::new(State::Found, "MPI", format!("{name}; {} ranks", facts.ranks)),
+        Some(name) => Finding::new(
+            State::Found,
+            "MPI",
+            format!(
+                "{name}; {} rank{}",
+                facts.ranks,
+                if facts.ranks == 1 { "" } else { "s" }
+            ),
+        ),
         None => Finding::new(State::Warning, "MPI", "the library doesn't tell its name"),
     }];
     let launcher = Launcher::of(&facts.environment);
@@ -253,7 +261,7 @@ mod tests {
         let (ready, table) = table(&facts());
         assert!(ready, "{table}");
         for part in [
-            "Open MPI v4.1.4, package; 1 ranks",
+            "Open MPI v4.1.4, package; 1 rank",
             "HDF5",
             "libhdf5",
             "rank 0 on",

@@ -18,7 +18,8 @@ pub enum ShowFormat {
     /// job has no output texts.
     #[default]
     Text,
-    /// A header, then index, status, score, target language, source and output; tabs and line breaks inside become spaces.
+    /// A header, then index, id, status, score, target language, source and output; tabs and line breaks inside become
+    /// spaces.
     Tsv,
     /// An object a line with every field.
     Jsonl,
@@ -68,7 +69,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn write_rows(results: &Results, format: ShowFormat, to: &mut dyn Write) -> Result<()> {
     if format == ShowFormat::Tsv {
-        writeln!(to, "index\tstatus\tscore\ttarget_lang\tsource\toutput")?;
+        writeln!(to, "index\tid\tstatus\tscore\ttarget_lang\tsource\toutput")?;
     }
     // Several outputs of one input line stand side by side: a line in, a line out.
     let outputs = results.identity().outputs;
@@ -86,8 +87,9 @@ fn write_rows(results: &Results, format: ShowFormat, to: &mut dyn Write) -> Resu
                 }
                 ShowFormat::Tsv => writeln!(
                     to,
-                    "{}\t{}\t{}\t{}\t{}\t{}",
+                    "{}\t{}\t{}\t{}\t{}\t{}\t{}",
                     row.index,
+                    one_cell(row.id.as_deref().unwrap_or_default()),
                     row.status.name(),
                     score_cell(&row),
                     row.target_lang,

@@ -33,7 +33,18 @@ impl JobIdentity {
         }
         let (there, now) = (self.compared(), now.compared());
         let names: std::collections::BTreeSet<_> = there.keys().chain(now.keys()).collect();
-        let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
+        // A single-precision number is shown as it was typed: 0.8, not 0.800000011920929.
+        let single = |value: &Value| {
+            value
+                .as_f64()
+                .map(|n| n as f32)
+                .filter(|n| value.is_f64() && n.is_finite())
+        };
+        let shown = |value: Option<&Value>| match (value, value.and_then(single)) {
+            (Some(value), Some(short)) if value.as_f64() == Some(f64::from(short)) => short.to_string(),
+            (Some(value), _) => value.to_string(),
+            (None, _) => "not set".to_owned(),
+        };
         names
             .into_iter()
             .filter(|name| there.get(*name) != now.get(*name))

@@ -33,7 +33,7 @@ fn what_is_not_followed_is_told_once() {
     // What decides warnings only is no part of the job's identity.
     let flags = "--dtype f32 --temperature 0.8 --scores";
     let end = place.run_job("generate", 1, &bundled("lm"), &input, "out.h5", flags);
-    end.refused(&["  sampling: "]);
+    end.refused(&["  sampling.temperature: 0.9 there, 0.8 now"]);
     assert!(!end.stderr.contains("  reading: "), "{end:#?}");
 
     let rows = [

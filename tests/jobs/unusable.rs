@@ -96,8 +96,8 @@ fn a_row_that_turns_out_unusable_late_costs_nothing_else() {
     }
 }
 
-/// Of the language model, with the head's weights for one token so large that logits overflow.
-fn of_a_damaged_head(place: &Place) -> PathBuf {
+/// Of the language model, with a last norm so large that hidden states overflow. No weight is a NaN itself: that is refused.
+fn of_a_damaged_norm(place: &Place) -> PathBuf {
     let dir = place.path("damaged");
     fs::create_dir(&dir).expect("a folder");
     for entry in fs::read_dir(bundled("lm")).expect("a checkpoint").flatten() {
@@ -107,11 +107,10 @@ fn of_a_damaged_head(place: &Place) -> PathBuf {
     let mut bytes = fs::read(&path).expect("weights");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("JSON");
-    let head = &tensors["lm_head.weight"];
-    assert_eq!(head["dtype"], "BF16");
-    let first = 8 + header + head["data_offsets"][0].as_u64().expect("an offset") as usize;
-    let width = 2 * head["shape"][1].as_u64().expect("a width") as usize;
-    for weight in bytes[first + 7 * width..first + 8 * width].chunks_exact_mut(2) {
+    let norm = &tensors["model.norm.weight"];
+    assert_eq!(norm["dtype"], "BF16");
+    let [first, end] = [0, 1].map(|i| 8 + header + norm["data_offsets"][i].as_u64().expect("an offset") as usize);
+    for weight in bytes[first..end].chunks_exact_mut(2) {
         weight.copy_from_slice(&0x7f7f_u16.to_le_bytes());
     }
     fs::write(&path, bytes).expect("written");
@@ -121,7 +120,7 @@ fn of_a_damaged_head(place: &Place) -> PathBuf {
 #[test]
 fn a_row_with_a_nan_is_named_by_file_and_line() {
     let Some(place) = Place::new() else { return };
-    let model = of_a_damaged_head(&place);
+    let model = of_a_damaged_norm(&place);
     let input = place.write("in.txt", "\n\nA line of text.\n");
     for (job, flags) in [("score", ""), ("generate", "--max-new-tokens 4")] {
         for ranks in [1, 3] {

@@ -70,12 +70,16 @@ fn rows_are_shown_in_every_format() {
     let tsv = show(&out, ShowFormat::Tsv, false);
     assert_eq!(
         tsv.lines().next(),
-        Some("index\tstatus\tscore\ttarget_lang\tsource\toutput")
+        Some("index\tid\tstatus\tscore\ttarget_lang\tsource\toutput")
     );
     assert_eq!(
         tsv.lines().nth(2),
-        Some("1\tok\t-0.33333334\tdeu_Latn\tline 1   é x\tligne 1")
+        Some("1\t\tok\t-0.33333334\tdeu_Latn\tline 1   é x\tligne 1")
     );
+    assert!(tsv
+        .lines()
+        .nth(3)
+        .is_some_and(|line| line.starts_with("2\tdoc-2\tok\t")));
     let jsonl = show(&out, ShowFormat::Jsonl, false);
     let second: serde_json::Value = serde_json::from_str(jsonl.lines().nth(2).expect("a line")).expect("JSON");
     assert_eq!(second["ids"], json!([2, 1002]));
