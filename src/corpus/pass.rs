@@ -139,6 +139,7 @@ impl Pass {
                 target_langs: BTreeMap::new(),
                 chat: None,
                 template_arguments: BTreeMap::new(),
+                most_new_tokens: None,
                 not_followed: BTreeMap::new(),
             },
             file: InputFile::default(),
@@ -233,6 +234,10 @@ impl Pass {
             for (name, _) in chat.template_arguments {
                 self.scan.template_arguments.entry(name).or_insert(row);
             }
+        }
+        if let Some(tokens) = record.settings.max_new_tokens {
+            let most = &mut self.scan.most_new_tokens;
+            *most = most.filter(|(most, _)| *most >= tokens).or(Some((tokens, row)));
         }
         count_not_followed(&mut self.scan.not_followed, record.settings.not_followed, row);
         let Scan {

@@ -128,6 +128,8 @@ pub struct Scan {
     pub chat: Option<u64>,
     /// What chat templates are to be given beside messages, by name, each with the first such row.
     pub template_arguments: BTreeMap<String, u64>,
+    /// The most new tokens that a row asks for, with the first such row.
+    pub most_new_tokens: Option<(u32, u64)>,
     /// What rows ask for and don't get, by name.
     pub not_followed: BTreeMap<String, NotFollowed>,
 }

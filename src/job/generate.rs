@@ -38,6 +38,8 @@ struct Generate<'a> {
     settings: Settings,
     /// Tokens of prompt and output together before which an output may not end; 0 where only the output's count.
     least_with_prompt: usize,
+    /// Tokens of an output at most, of rows without a limit of their own.
+    new_tokens: usize,
     stops: Arc<Stops>,
 }
 
@@ -85,12 +87,14 @@ impl Generate<'_> {
             settings.beams
         );
         setup.warnings = warnings;
+        let new_tokens = settings.max_length - 1;
         Ok(Generate {
             args,
             setup,
             tokenizer: Arc::new(*tokenizer),
             settings,
             least_with_prompt,
+            new_tokens,
             stops: Arc::new(Stops::new(args.stop.clone())?),
         })
     }
@@ -144,6 +148,19 @@ impl Generate<'_> {
             let place = scan.place(asked.row);
             format!("{place}: `{name}`: {value} is not followed ({why})")
         });
+        let cut = scan
+            .most_new_tokens
+            .filter(|(most, _)| self.limited() && *most as usize > self.new_tokens);
+        let cut = cut.map(|(most, row)| {
+            let (flag, most_of_all) = match self.args.generation.max_new_tokens {
+                Some(new) => ("--max-new-tokens", new),
+                None => ("--max-length", self.new_tokens + 1),
+            };
+            format!(
+                "{}: an output of up to {most} tokens is asked for; {flag} {most_of_all} goes before rows' own limits",
+                scan.place(row)
+            )
+        });
         let template = self.tokenizer.chat_template().ok();
         let unread = scan
             .template_arguments
@@ -151,13 +168,19 @@ impl Generate<'_> {
             .filter(|(name, _)| template.is_some_and(|t| !t.reads(name)));
         let unread =
             unread.map(|(name, row)| format!("{}: the chat template does not read `{name}`", scan.place(*row)));
-        settings.chain(unread).collect()
+        settings.chain(cut).chain(unread).collect()
+    }
+
+    /// Whether the command line says how long outputs may be.
+    fn limited(&self) -> bool {
+        let given = &self.args.generation;
+        given.max_new_tokens.or(given.max_length).is_some()
     }
 
     /// The most tokens that may follow a prompt, or why none can.
     fn most(&self, record: &Record, prompt: usize) -> Result<usize, String> {
-        let own = record.settings.max_new_tokens.map_or(usize::MAX, |n| n as usize);
-        let mut most = own.min(self.settings.max_length - 1);
+        let own = record.settings.max_new_tokens.map(|n| n as usize);
+        let mut most = own.unwrap_or(self.new_tokens).min(self.settings.max_length - 1);
         if !self.setup.opened.architecture.shape().encoder {
             if prompt == 0 {
                 return Err("the prompt has no tokens".into());
@@ -166,15 +189,15 @@ impl Generate<'_> {
                 most = most.min(length.saturating_sub(prompt));
             }
             let shape = self.setup.opened.architecture.shape();
-            let asked = record.settings.max_new_tokens.map(|n| n as usize);
-            let asked = asked.into_iter().chain(self.args.generation.max_new_tokens).min();
-            if let (Some(new), Some(end)) = (asked, shape.computed) {
-                if prompt + new > end {
-                    return Err(format!(
-                        "the prompt has {prompt} tokens and its output up to {new} (--max-new-tokens), this model is computed up to \
-                         {end} positions only: shorten the prompt, or lower --max-new-tokens"
-                    ));
-                }
+            let asks = match (own, self.args.generation.max_new_tokens) {
+                (Some(own), flag) if flag.is_none_or(|flag| own < flag) => Some("the row's own limit"),
+                (_, flag) => flag.map(|_| "--max-new-tokens"),
+            };
+            if let (Some(asks), Some(end)) = (asks, shape.computed.filter(|end| prompt + most > *end)) {
+                return Err(format!(
+                    "the prompt has {prompt} tokens and its output up to {most} ({asks}), this model is computed up to {end} \
+                     positions only: shorten the prompt, or lower {asks}"
+                ));
             }
             if let Some(positions) = shape.positions {
                 if prompt >= positions {
@@ -288,6 +311,10 @@ impl Task for Generate<'_> {
             ("max_length_counts_prompt", json!(counts_prompt)),
             ("min_length_with_prompt", json!(self.least_with_prompt)),
         ]);
+        if self.setup.opened.architecture.shape().computed.is_some() {
+            // Rows that cannot have what was asked for fail; what nobody asked for is cut.
+            fields.push(("length_asked_for", json!(self.args.generation.max_new_tokens.is_some())));
+        }
         fields
     }
 
@@ -303,8 +330,15 @@ impl Task for Generate<'_> {
         Ok(())
     }
 
-    fn begin(&mut self, started: i64) {
+    fn begin(&mut self, scan: &Scan, started: i64) {
         self.tokenizer.set_time(started);
+        // A row's own limit goes before one that nobody gave on the command line: caches are to have room for it.
+        let own = scan
+            .most_new_tokens
+            .filter(|_| !self.limited())
+            .map_or(0, |(most, _)| most as usize);
+        let end = self.setup.opened.architecture.shape().positions.unwrap_or(usize::MAX);
+        self.settings.max_length = self.settings.max_length.max(own.min(end) + 1);
     }
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Batch>> {

@@ -87,7 +87,7 @@ pub fn run<T: Task>(
             .chain(&binding)
             .for_each(|w| log::warn!("{w}"));
     }
-    task.begin(prepared.started);
+    task.begin(scan, prepared.started);
     let host = &bindings[world.rank()].host;
     let neighbours = bindings.iter().filter(|b| b.host == *host).count();
     crash_point("prepared");

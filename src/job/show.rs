@@ -92,7 +92,7 @@ fn write_rows(results: &Results, format: ShowFormat, to: &mut dyn Write) -> Resu
                     one_cell(row.id.as_deref().unwrap_or_default()),
                     row.status.name(),
                     score_cell(&row),
-                    row.target_lang,
+                    one_cell(&row.target_lang),
                     one_cell(&row.input),
                     one_cell(&row.output)
                 )?,

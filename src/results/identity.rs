@@ -25,7 +25,7 @@ pub struct JobIdentity {
 }
 
 impl JobIdentity {
-    /// How `now` differs from this job, a line a field: `name: here, now there`. Empty if it is the same job. Where it is of
+    /// How `now` differs from this job, a line a field: `name: 1 there, 2 now`. Empty if it is the same job. Where it is of
     /// another kind, only that is said.
     pub fn differences(&self, now: &JobIdentity) -> Vec<String> {
         if self.job != now.job {
@@ -33,18 +33,6 @@ impl JobIdentity {
         }
         let (there, now) = (self.compared(), now.compared());
         let names: std::collections::BTreeSet<_> = there.keys().chain(now.keys()).collect();
-        // A single-precision number is shown as it was typed: 0.8, not 0.800000011920929.
-        let single = |value: &Value| {
-            value
-                .as_f64()
-                .map(|n| n as f32)
-                .filter(|n| value.is_f64() && n.is_finite())
-        };
-        let shown = |value: Option<&Value>| match (value, value.and_then(single)) {
-            (Some(value), Some(short)) if value.as_f64() == Some(f64::from(short)) => short.to_string(),
-            (Some(value), _) => value.to_string(),
-            (None, _) => "not set".to_owned(),
-        };
         names
             .into_iter()
             .filter(|name| there.get(*name) != now.get(*name))
@@ -80,6 +68,17 @@ impl JobIdentity {
     /// Compact JSON, as it is kept in the parts folder and the finished file.
     pub(crate) fn to_json(&self) -> Result<String> {
         serde_json::to_string(self).context("cannot write the job's identity as JSON")
+    }
+}
+
+/// A value as it was typed: a number of single precision as 0.8, not as 0.800000011920929.
+fn shown(value: Option<&Value>) -> String {
+    let Some(value) = value else {
+        return "not set".to_owned();
+    };
+    match value.as_f64().filter(|_| value.is_f64()) {
+        Some(number) if f64::from(number as f32) == number => (number as f32).to_string(),
+        _ => value.to_string(),
     }
 }
 

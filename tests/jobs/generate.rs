@@ -282,6 +282,11 @@ fn positions_that_are_not_computed_are_refused_and_not_met_at_work() {
         .map(|r| r.status == Status::Failed)
         .collect();
     assert_eq!(failed, [false, false, true]);
+    // So do rows that ask for too much themselves, whatever others have.
+    let own = |tokens: usize| json!({"prompt_token_ids": [5, 6, 7], "max_tokens": tokens}).to_string() + "\n";
+    let rows = place.write("own.jsonl", own(61) + &own(62));
+    let end = place.run_job("generate", 1, &model, &rows, "own.h5", "");
+    end.refused(&["own.jsonl, line 2", "up to 62", "the row's own limit", "64 positions"]);
     // A length that nobody asked for is cut to what there is.
     run("--overwrite").ok();
     assert!(read(&place.path("out.h5")).iter().all(|r| r.ids.len() <= 64 - 10));

@@ -80,3 +80,43 @@ fn chats_in_parts_and_with_tools_go_through_the_template() {
     let end = place.run_job("generate", 1, &model, &input, "out.h5", flags);
     end.refused(&["line 2", "`image_url`", "only text is read"]);
 }
+
+#[test]
+fn a_rows_own_limit_goes_before_one_that_nobody_gave() {
+    let Some(place) = Place::new() else { return };
+    let row = |most: Option<u32>| json!({"prompt": "The file", "max_tokens": most}).to_string() + "\n";
+    let lengths = |rows: &[Option<u32>], ranks: usize, flags: &str| {
+        let input = place.write("in.jsonl", rows.iter().map(|most| row(*most)).collect::<String>());
+        let flags = format!("--dtype f32 --overwrite --min-new-tokens 4 {flags}");
+        let end = place.run_job("generate", ranks, &bundled("lm"), &input, "out.h5", &flags);
+        assert_eq!((end.code, end.errors()), (0, 0), "{end:#?}");
+        let rows = read(&place.path("out.h5")).into_iter().map(|row| row.ids);
+        (rows.collect::<Vec<_>>(), end.stderr)
+    };
+    let (alone, _) = lengths(&[None], 1, "");
+    for ranks in [1, 2] {
+        let (ids, said) = lengths(&[Some(160), None, Some(5)], ranks, "");
+        assert_eq!(ids.iter().map(Vec::len).collect::<Vec<_>>(), [160, 128, 5]);
+        assert!(
+            ids[0].starts_with(&ids[1]) && ids[1] == alone[0] && !said.contains("goes before"),
+            "{said}"
+        );
+    }
+    for (flags, wanted) in [
+        (
+            "--max-new-tokens 20",
+            "line 1: an output of up to 160 tokens is asked for; --max-new-tokens 20 goes before",
+        ),
+        (
+            "--max-length 24",
+            "line 1: an output of up to 160 tokens is asked for; --max-length 24 goes before",
+        ),
+    ] {
+        let (ids, said) = lengths(&[Some(160), None, Some(5)], 1, flags);
+        assert!(
+            ids[0].len() <= 24 && ids[0] == ids[1] && ids[2].len() == 5,
+            "{flags}: {ids:?}"
+        );
+        assert!(said.contains(wanted), "{said}");
+    }
+}

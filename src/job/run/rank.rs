@@ -233,7 +233,8 @@ impl<T: Task> Rank<'_, T> {
         let Some(pending) = books.pending.remove(&key) else {
             return Err(anyhow!("row {key} is not in flight"));
         };
-        let mut done = self.task.finish(pending, finished)?;
+        let done = self.task.finish(pending, finished);
+        let mut done = done.map_err(|why| OfRow { key, why })?;
         if let Some((trace, routes)) = done.routes {
             let (shape, before) = (model.shape(), books.counts.len());
             let layers = [source_layers(shape).len(), shape.decoder_moe.len()];

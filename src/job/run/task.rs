@@ -103,8 +103,9 @@ pub trait Task {
     /// # Errors
     /// What is to be refused.
     fn examine(&self, scan: &Scan) -> Result<()>;
-    /// Is told when the job was first started, in seconds since 1970; the same on every rank and at every start.
-    fn begin(&mut self, _started: i64) {}
+    /// Is told what the scan has found and when the job was first started, in seconds since 1970; the same on every rank and
+    /// at every start.
+    fn begin(&mut self, _scan: &Scan, _started: i64) {}
     /// The running batch and the bytes that its rows may come to fill. The same on every rank.
     ///
     /// # Errors
