@@ -29,6 +29,7 @@ pub use chat::ChatTemplate;
 pub use format::{Format, Packing};
 pub use nllb::{NllbTokenizer, Source};
 pub use packet::{deal, packets, PacketLimits};
+pub(crate) use pass::scan_for_job;
 pub use pass::{scan, MAX_LINE_BYTES};
 pub use paths::paths;
 pub(crate) use prompt::is_for_templates;
@@ -36,7 +37,7 @@ pub use reading::{ColumnChoice, Kind, Reading, Role};
 pub use record::{Chat, Prompt, Record};
 pub use scan::{InputFile, Problem, RowPlace, Scan, WindowLimits, WindowStart};
 #[cfg(test)]
-pub(crate) use settings::NOT_BY_ROW;
+pub(crate) use settings::asks_nothing;
 pub use settings::{NotFollowed, RowSettings};
 pub use source::{refuse_overwrite, spool};
 pub use tokenizer::Tokenizer;
