@@ -6,6 +6,7 @@
 //!
 //! What is done with every odd input is written down in `docs/inputs.md`.
 
+mod arguments;
 mod chat;
 mod format;
 mod jsonl;
@@ -16,6 +17,7 @@ mod pass;
 mod paths;
 mod prefix;
 mod prompt;
+mod python_json;
 mod reading;
 mod record;
 mod scan;
