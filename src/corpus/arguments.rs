@@ -89,14 +89,13 @@ fn members_with(object: &Value, given: impl Fn(&str, &Value) -> minijinja::Value
 fn integers_fit(json: &str) -> bool {
     let mut outside = String::new();
     let mut rest = json.chars();
+    let mut in_string = false;
     while let Some(c) = rest.next() {
-        outside.push(c);
-        while c == '"' {
-            match rest.next() {
-                Some('\\') => drop(rest.next()),
-                Some('"') | None => break,
-                Some(_) => {}
-            }
+        match c {
+            '"' => in_string = !in_string,
+            '\\' => drop(rest.next()),
+            _ if in_string => {}
+            _ => outside.push(c),
         }
     }
     let words = outside.split(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)));

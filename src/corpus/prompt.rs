@@ -429,7 +429,6 @@ mod tests {
             max_new_tokens: Some(7),
             seed: Some(u64::MAX),
             stop: vec!["\n".to_owned()],
-            ..RowSettings::default()
         };
         assert_eq!(asked, expected);
         assert_eq!(settings(r#""max_tokens": 5"#).max_new_tokens, Some(5));

@@ -116,14 +116,14 @@ pub(crate) fn settings(object: &Object) -> Result<RowSettings, String> {
 /// What the row asks for and doesn't get. `job_settings` are by the names that rows have for them: who asks for the same
 /// gets it.
 pub(crate) fn not_followed(object: &Object, job_settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    let is_missed = |(name, value): &(&String, &Value)| match (asks_nothing(name, value), job_settings.get(*name)) {
-        (None, _) => false,
-        (Some(nothing), None) => !nothing,
+    let is_followed = |name: &str, value: &Value| match (asks_nothing(name, value), job_settings.get(name)) {
+        (None, _) => true,
+        (Some(nothing), None) => nothing,
         (Some(nothing), Some(all)) => {
-            !value.is_null() && !is_same(value, all) && !(nothing && asks_nothing(name, all) == Some(true))
+            value.is_null() || is_same(value, all) || nothing && asks_nothing(name, all) == Some(true)
         }
     };
-    let missed = object.iter().filter(is_missed);
+    let missed = object.iter().filter(|(name, value)| !is_followed(name, value));
     missed.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
