@@ -463,7 +463,7 @@ fn chats_have_the_ids_of_the_reference() {
             }
         }
     }
-    assert!(compared > 40);
+    assert!(compared > 55);
 }
 
 #[test]

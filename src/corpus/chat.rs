@@ -1,23 +1,24 @@
 //! Chat templates: a chat's messages as the text that a checkpoint was trained on.
 //!
 //! A template is a Jinja program that comes with the checkpoint. What it is given, and what it may call beyond Jinja,
-//! is what transformers' `apply_chat_template` gives it.
+//! is what transformers' `apply_chat_template` gives it, but for strings with the arguments of calls: templates that need
+//! an object take them for one ([`Arguments`](super::arguments::Arguments)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
 
+use super::arguments::{is_string, with_arguments};
+use super::python_json::to_json;
 use super::record::Chat;
 use crate::checkpoint::read_json;
 use anyhow::{bail, ensure, Context, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
+use minijinja::value::Serde;
 use minijinja::{context, Environment, Error, ErrorKind};
 use regex::Regex;
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value};
 
 const NAME: &str = "chat_template";
@@ -30,7 +31,8 @@ pub struct ChatTemplate {
     /// The file that it is from.
     path: PathBuf,
     environment: Environment<'static>,
-    source: String,
+    /// Names that it takes from what it is given.
+    read: HashSet<String>,
     /// The time that it tells, in seconds since 1970; the environment has it too.
     now: Arc<AtomicI64>,
 }
@@ -67,6 +69,7 @@ impl ChatTemplate {
         environment.set_syntax(syntax);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json);
+        environment.add_test("string", is_string);
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -84,21 +87,16 @@ impl ChatTemplate {
             jiff::fmt::strtime::format(&format, now).map_err(wrong)
         });
         Ok(ChatTemplate {
+            read: names_read(&environment, &source)?,
             path,
             environment,
-            source: source.into_owned(),
             now,
         })
     }
 
-    /// Whether the text of a chat tells the date or time (UTC): that at which the template was read, or the one set.
-    pub fn tells_time(&self) -> bool {
-        self.reads("strftime_now")
-    }
-
     /// Whether the template reads what it may be given under this name.
     pub fn reads(&self, name: &str) -> bool {
-        self.source.contains(name)
+        self.read.contains(name)
     }
 
     /// Refuses tools and documents, which belong to what is asked, where the template does not read them.
@@ -126,9 +124,9 @@ impl ChatTemplate {
     pub(crate) fn render(&self, chat: &Chat, named: &BTreeMap<String, String>) -> Result<String> {
         chat.template_arguments.keys().try_for_each(|name| self.check(name))?;
         let messages: Vec<Value> = chat.messages.iter().map(as_the_reference_gives_it).collect();
-        let render = |messages: &[Value]| {
+        let render = |messages: minijinja::Value| {
             let variables = context! {
-                ..context! { messages => Serde(messages), add_generation_prompt => true },
+                ..context! { messages => messages, add_generation_prompt => true },
                 ..minijinja::Value::from(Serde(&chat.template_arguments)),
                 ..context! { tools => (), documents => () },
                 ..minijinja::Value::from(Serde(named))
@@ -137,12 +135,9 @@ impl ChatTemplate {
                 .get_template(NAME)
                 .and_then(|template| template.render(variables))
         };
-        let with_objects: Vec<Value> = messages.iter().map(with_argument_objects).collect();
-        let rendered = match render(&with_objects) {
-            // Some templates (DeepSeek V3's) put the string of a call's arguments together with other strings.
-            Err(_) if with_objects != messages => render(&messages),
-            rendered => rendered,
-        };
+        let rendered = render(messages.iter().map(with_arguments).collect());
+        // What some templates do with strings (DeepSeek V3's: `+`) no object can do.
+        let rendered = rendered.or_else(|_| render(Serde(&messages).into()));
         rendered.with_context(|| {
             format!(
                 "{}: the chat template does not take these messages",
@@ -193,73 +188,17 @@ fn as_the_reference_gives_it(message: &Value) -> Value {
     all.into()
 }
 
-/// A message whose calls have objects as arguments, which most templates write as JSON themselves: OpenAI's files have
-/// strings that hold the JSON. What holds no object stays as it is; no arguments at all are an empty object.
-fn with_argument_objects(message: &Value) -> Value {
-    let mut message = message.clone();
-    for call in message
-        .get_mut("tool_calls")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
-        let function = match call.get("function").is_some_and(Value::is_object) {
-            true => &mut call["function"],
-            false => call,
-        };
-        let Some(arguments) = function.get_mut("arguments") else {
-            continue;
-        };
-        let parsed = match arguments.as_str() {
-            Some("") => Some(Map::new()),
-            Some(text) => serde_json::from_str(text).ok(),
-            None => None,
-        };
-        if let Some(members) = parsed {
-            *arguments = members.into();
-        }
-    }
-    message
-}
-
-/// The filter `tojson` as transformers has it: Python's `json.dumps`, with no escapes for HTML.
-fn to_json(value: &minijinja::Value, arguments: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = arguments.get("indent")?;
-    if arguments.get::<Option<bool>>("ensure_ascii")? == Some(true) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson with ensure_ascii=true is not supported",
-        ));
-    }
-    arguments.assert_all_used()?;
-    let written = match indent {
-        Some(width) => written(value, PrettyFormatter::with_indent(" ".repeat(width).as_bytes())),
-        None => written(value, Spaced),
-    };
-    written.map_err(|e| Error::new(ErrorKind::BadSerialization, "tojson").with_source(e))
-}
-
-fn written(value: &minijinja::Value, formatter: impl Formatter) -> Result<String, serde_json::Error> {
-    let mut bytes = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
-    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
-}
-
-/// JSON on one line as Python writes it: a blank after each comma and colon.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: std::io::Write + ?Sized>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
-        to.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: std::io::Write + ?Sized>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
-        to.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: std::io::Write + ?Sized>(&mut self, to: &mut W) -> std::io::Result<()> {
-        to.write_all(b": ")
-    }
+/// The names that a template reads and has not set itself: in Jinja's scopes, or nearly.
+fn names_read(environment: &Environment<'_>, source: &str) -> Result<HashSet<String>> {
+    // To minijinja a name is set before its value is looked at: `{% set x = x or 1 %}` would read none.
+    let set = Regex::new(r"(?s)\{%([-+]?)\s*set\s+([\w.,\s]+?)\s*=(.*?)[-+]?%\}")?;
+    let value_first = set.replace_all(source, "{%${1} set _ =${3} %}{% set ${2} = 0 %}");
+    let template = environment.template_from_str(&value_first);
+    let names = template.map(|template| template.undeclared_variables(false));
+    Ok(match names {
+        Ok(names) => names,
+        Err(_) => environment.get_template(NAME)?.undeclared_variables(false),
+    })
 }
 
 #[cfg(test)]
@@ -314,13 +253,52 @@ mod tests {
         assert_eq!(render("{{ tools[0].name }}", "tools").unwrap(), "f");
         assert_eq!(render("a", "enable_thinking").unwrap(), "a");
         for name in ["tools", "documents"] {
-            let message = render("a", name).unwrap_err().to_string();
-            assert!(message.contains(&format!("does not read `{name}`")), "{message}");
+            for mentions in [
+                "a",
+                "{# tools, documents #}",
+                "tools documents",
+                "{{ 'tools' ~ \"documents\" }}",
+                "{{ messages.tools }}{{ messages.documents }}",
+                "{% macro m(tools, documents) %}{{ tools }}{{ documents }}{% endmacro %}{{ m(1, 2) }}",
+                "{% for tools, documents in [] %}{{ tools }}{{ documents }}{% endfor %}",
+                "{% set tools = 1 %}{% set documents = [tools] %}{{ tools }}{{ documents }}",
+                "{{ tools_in_user_message }}{{ dict(tools=1, documents=2) }}",
+            ] {
+                let message = render(mentions, name).unwrap_err().to_string();
+                assert!(
+                    message.contains(&format!("does not read `{name}`")),
+                    "{mentions}: {message}"
+                );
+            }
         }
     }
 
     #[test]
-    fn arguments_of_calls_are_objects_where_the_template_takes_them() {
+    fn what_a_template_reads_is_found_wherever_it_is() {
+        for source in [
+            "{{ x }}",
+            "{% if x is defined %}a{% endif %}",
+            "{%- set x = x or 'a' -%}",
+            "{% set x = x if x is defined\n else {'%': 1} %}{{ x }}",
+            "{% set ns = namespace(a=x) %}",
+            "{% set ns = namespace(a=1) %}{% set ns.a = x %}",
+            "{% if not x is defined %}{% set x = 1 %}{% endif %}{{ x }}",
+            "{% if y %}{% set x = y %}{% endif %}{{ x }}",
+            "{% macro m(y) %}{{ y }}{{ x }}{% endmacro %}{{ m(1) }}",
+            "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(x) }}",
+            "{% for x in x %}{{ x }}{% endfor %}",
+            "{% for x in [1] %}{{ x }}{% endfor %}{{ x }}",
+            "{% set y = '%}' ~ x %}",
+            "{% generation %}{{ x|tojson }}{% endgeneration %}",
+            "{{ [1]|map(x) }}",
+        ] {
+            assert!(template(source).reads("x"), "{source}");
+            assert!(!template(source).reads("a"), "{source}");
+        }
+    }
+
+    #[test]
+    fn arguments_in_strings_are_objects_to_templates_that_need_them() {
         let render = |source: &str, arguments: Value, wrapped: bool| {
             let call = json!({"name": "f", "arguments": arguments});
             let call = if wrapped {
@@ -336,9 +314,11 @@ mod tests {
         };
         let text = "{\"b\":1.0,  \"a\":\"é\"}";
         let parsed = r#"{"b": 1.0, "a": "é"}"#;
-        let wrapped = "{{ messages[0].tool_calls[0].function.arguments | tojson }}";
-        let bare = "{{ messages[0].tool_calls[0].arguments | tojson }}";
-        for (source, is_wrapped) in [(wrapped, true), (bare, false)] {
+        for (of, is_wrapped) in [
+            ("messages[0].tool_calls[0].function", true),
+            ("messages[0].tool_calls[0]", false),
+        ] {
+            let source = format!("{{{{ {of}.arguments | tojson }}}}");
             for (arguments, expected) in [
                 (json!(text), parsed),
                 (serde_json::from_str(text).unwrap(), parsed),
@@ -346,18 +326,38 @@ mod tests {
                 (json!("[1]"), r#""[1]""#),
                 (json!("Oslo"), r#""Oslo""#),
                 (json!(3), "3"),
+                (json!({"arguments": "{}"}), r#"{"arguments": "{}"}"#),
             ] {
-                assert_eq!(render(source, arguments.clone(), is_wrapped), expected, "{arguments}");
+                assert_eq!(render(&source, arguments.clone(), is_wrapped), expected, "{arguments}");
             }
         }
-        let strings = "{{ 'a ' + messages[0].tool_calls[0].function.arguments }}";
-        assert_eq!(render(strings, json!(text), true), format!("a {text}"), "as DeepSeek's");
+        let arguments = "{% set a = messages[0].tool_calls[0].arguments %}";
+        for (source, expected) in [
+            ("{{ a }}", text),
+            ("{{ '' ~ a }}", text),
+            ("{{ '' + a }}", text),
+            ("{{ a | string | trim }}", text),
+            ("{{ a.strip() }}", text),
+            ("{% if a is string %}{{ a }}{% else %}{{ a | tojson }}{% endif %}", text),
+            ("{% if a is mapping %}{{ a | tojson }}{% endif %}", parsed),
+            ("{% for k, v in a.items() %}{{ k }}={{ v }} {% endfor %}", "b=1.0 a=é "),
+            ("{% for k, v in a | items %}{{ k }}={{ v }} {% endfor %}", "b=1.0 a=é "),
+            ("{% for k in a %}{{ k }}={{ a[k] }} {% endfor %}", "b=1.0 a=é "),
+            ("{{ a.b }}{{ a.get('c', 'none') }}{{ a | length }}", "1.0none2"),
+        ] {
+            assert_eq!(
+                render(&format!("{arguments}{source}"), json!(text), false),
+                expected,
+                "{source}"
+            );
+        }
+        let whole = "{{ messages[0].tool_calls | tojson }}";
+        assert_eq!(render(whole, json!("{}"), false), r#"[{"name": "f", "arguments": {}}]"#);
     }
 
     #[test]
     fn the_date_can_be_set() {
         let template = template("{{ strftime_now('%Y-%m-%d') }}");
-        assert!(template.tells_time());
         template.set_time(86_400 * 365);
         assert_eq!(
             template.render(&Chat::default(), &BTreeMap::new()).unwrap(),

@@ -8,8 +8,8 @@ use super::record::{shown, Prompt, Record};
 
 pub(crate) type Object = Map<String, Value>;
 
-/// Reads a line (without its line end) as a row, or says what keeps it from being one.
-pub(crate) fn row(line: &str, reading: &Reading) -> Result<Record, String> {
+/// Reads a line (without its line end) as a row, beside the object that it is, or says what keeps it from being one.
+pub(crate) fn row(line: &str, reading: &Reading) -> Result<(Record, Object), String> {
     let value: Value = serde_json::from_str(line)
         .map_err(|e| format!("not JSON: {}", e.to_string().replace(" at line 1 column", " at column")))?;
     let Value::Object(object) = value else {
@@ -40,7 +40,7 @@ pub(crate) fn row(line: &str, reading: &Reading) -> Result<Record, String> {
         record.target_lang = first(&object, &["target_lang"], code)?;
     }
     refuse_nul(&record)?;
-    Ok(record)
+    Ok((record, object))
 }
 
 /// The text of a row that is no prompt.
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str, kind: Kind) -> Record {
-        row(line, &Reading::of(kind)).unwrap()
+        row(line, &Reading::of(kind)).unwrap().0
     }
 
     fn problem(line: &str, kind: Kind) -> String {
@@ -224,7 +224,7 @@ mod tests {
                 field: Some(field.to_owned()),
                 ..Reading::of(Kind::Documents)
             };
-            row(line, &reading).map(|r| r.text)
+            row(line, &reading).map(|(record, _)| record.text)
         };
         assert_eq!(read("a.b").unwrap(), "deep");
         assert_eq!(read("a.c").unwrap(), "flat", "a member's whole name first");

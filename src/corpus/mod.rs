@@ -6,6 +6,7 @@
 //!
 //! What is done with every odd input is written down in `docs/inputs.md`.
 
+mod arguments;
 mod chat;
 mod format;
 mod jsonl;
@@ -16,6 +17,7 @@ mod pass;
 mod paths;
 mod prefix;
 mod prompt;
+mod python_json;
 mod reading;
 mod record;
 mod scan;
@@ -29,6 +31,7 @@ pub use chat::ChatTemplate;
 pub use format::{Format, Packing};
 pub use nllb::{NllbTokenizer, Source};
 pub use packet::{deal, packets, PacketLimits};
+pub(crate) use pass::scan_for_job;
 pub use pass::{scan, MAX_LINE_BYTES};
 pub use paths::paths;
 pub(crate) use prompt::is_for_templates;
@@ -36,7 +39,7 @@ pub use reading::{ColumnChoice, Kind, Reading, Role};
 pub use record::{Chat, Prompt, Record};
 pub use scan::{InputFile, Problem, RowPlace, Scan, WindowLimits, WindowStart};
 #[cfg(test)]
-pub(crate) use settings::NOT_BY_ROW;
+pub(crate) use settings::asks_nothing;
 pub use settings::{NotFollowed, RowSettings};
 pub use source::{refuse_overwrite, spool};
 pub use tokenizer::Tokenizer;

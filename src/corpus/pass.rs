@@ -5,11 +5,13 @@ use std::io::{BufRead, Read};
 use std::path::Path;
 
 use anyhow::{anyhow, bail, Context, Result};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::format::{Format, Packing};
-use super::reading::Reading;
-use super::record::{is_blank_line, line_content, parse, Place, Prompt, Record};
+use super::prompt::not_followed;
+use super::reading::{Kind, Reading};
+use super::record::{is_blank_line, line_content, with_object, Place, Prompt, Record};
 use super::scan::{InputFile, Problem, Scan, WindowLimits, WindowStart};
 use super::settings::count_not_followed;
 use super::source;
@@ -37,6 +39,21 @@ pub fn scan(
     limits: WindowLimits,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Scan> {
+    scan_for_job(paths, reading, &BTreeMap::new(), limits, progress)
+}
+
+/// As [`scan`]. `job_settings` are the job's by the names that rows of prompts have for them: a row that asks for the same
+/// gets it, one that asks for another value is counted in [`Scan::not_followed`].
+///
+/// # Errors
+/// As of [`scan`].
+pub(crate) fn scan_for_job(
+    paths: &[impl AsRef<Path>],
+    reading: &Reading,
+    job_settings: &BTreeMap<String, Value>,
+    limits: WindowLimits,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Scan> {
     let files = paths.iter().map(|path| begin(path.as_ref(), reading));
     let files: Vec<InputFile> = files.collect::<Result<_>>()?;
     if files.is_empty() {
@@ -44,7 +61,7 @@ pub fn scan(
     }
     let formats: Vec<Format> = files.iter().map(|file| file.format).collect();
     reading.check(&formats)?;
-    let mut pass = Pass::new(reading);
+    let mut pass = Pass::new(reading, job_settings);
     let mut line = Vec::new();
     for file in files {
         let mut stream = source::open(&file.path, file.packing, file.file_bytes)?;
@@ -113,16 +130,18 @@ fn read_line(stream: &mut dyn BufRead, pass: &Pass, line: &mut Vec<u8>) -> Resul
 }
 
 /// The state of the pass: what was found so far, the file that is read, and the window that is open.
-struct Pass {
+struct Pass<'a> {
     scan: Scan,
+    job_settings: &'a BTreeMap<String, Value>,
     file: InputFile,
     all: Sha256,
     open: Option<(WindowStart, Sha256)>,
 }
 
-impl Pass {
-    fn new(reading: &Reading) -> Pass {
+impl<'a> Pass<'a> {
+    fn new(reading: &Reading, job_settings: &'a BTreeMap<String, Value>) -> Pass<'a> {
         Pass {
+            job_settings,
             scan: Scan {
                 reading: reading.clone(),
                 files: Vec::new(),
@@ -198,7 +217,7 @@ impl Pass {
             offset,
         };
         let columns = self.file.columns.as_ref();
-        let record = parse(raw, place, self.file.format, &self.scan.reading, columns);
+        let (record, object) = with_object(raw, place, self.file.format, &self.scan.reading, columns);
         let (window, digest) = self.open.get_or_insert_with(|| {
             let window = WindowStart {
                 first_row: place.index,
@@ -213,6 +232,10 @@ impl Pass {
         digest.update(raw);
         window.rows += 1;
         window.bytes += raw.len() as u64;
+        if self.scan.reading.kind == Kind::Prompts {
+            let asked = not_followed(&object, &record.prompt, self.job_settings);
+            count_not_followed(&mut self.scan.not_followed, asked, record.index);
+        }
         self.count(record);
         Ok(())
     }
@@ -239,7 +262,6 @@ impl Pass {
             let most = &mut self.scan.most_new_tokens;
             *most = most.filter(|(most, _)| *most >= tokens).or(Some((tokens, row)));
         }
-        count_not_followed(&mut self.scan.not_followed, record.settings.not_followed, row);
         let Scan {
             source_langs,
             target_langs,

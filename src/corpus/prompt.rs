@@ -7,27 +7,15 @@ use serde_json::Value;
 use super::jsonl::{at, kind, string, Object};
 use super::reading::Reading;
 use super::record::{Chat, Prompt, Record};
-use super::settings::{not_followed, settings};
+use super::settings::{self, is_empty, settings};
 
 /// Members that a prompt can be in; of `text` only where there is none of the others.
 const PROMPTS: [&str; 4] = ["messages", "prompt", "prompt_token_ids", "text"];
 
 /// Reads what to go on from, and how. A request of OpenAI's batch files has both in its `body`.
 pub(crate) fn prompt(object: &Object, reading: &Reading) -> Result<Record, String> {
-    let there = |object: &Object| -> Vec<&'static str> {
-        let mut names = PROMPTS.to_vec();
-        names.retain(|name| object.get(*name).is_some_and(|value| !value.is_null()));
-        if names.len() > 1 {
-            names.retain(|name| *name != "text");
-        }
-        names
-    };
-    let body = object.get("body").and_then(Value::as_object);
-    let holder = match body {
-        Some(body) if there(object).is_empty() => body,
-        _ => object,
-    };
-    let (name, value) = match (&reading.field, &there(holder)[..]) {
+    let holder = holder(object);
+    let (name, value) = match (&reading.field, &prompts(holder)[..]) {
         (Some(field), _) => match at(object, field) {
             Some(value) => (field.as_str(), value),
             None => return Err(format!("the object has no field `{field}`")),
@@ -51,20 +39,49 @@ pub(crate) fn prompt(object: &Object, reading: &Reading) -> Result<Record, Strin
         (_, Value::Array(ids)) if any => Prompt::Ids(token_ids(name, ids, reading.id_limit)?),
         _ => Prompt::Text,
     };
-    let mut settings = settings(holder, &reading.job_settings)?;
-    settings.not_followed.extend(match prompt {
-        Prompt::Messages(_) => set_by_the_job(holder, reading),
-        Prompt::Text | Prompt::Ids(_) => without_template(holder),
-    });
     Ok(Record {
         text: match prompt {
             Prompt::Text => string(Some(value), name)?,
             Prompt::Ids(_) | Prompt::Messages(_) => value.to_string(),
         },
         prompt,
-        settings,
+        settings: settings(holder)?,
         ..Record::default()
     })
+}
+
+/// What a row asks for and doesn't get; `prompt` is what was read of it. `job_settings` are by the names that rows have
+/// for them: who asks for the same gets it.
+pub(crate) fn not_followed(
+    object: &Object,
+    prompt: &Prompt,
+    job_settings: &BTreeMap<String, Value>,
+) -> BTreeMap<String, Value> {
+    let holder = holder(object);
+    let mut all = settings::not_followed(holder, job_settings);
+    all.extend(match prompt {
+        Prompt::Messages(_) => set_by_the_job(holder, job_settings),
+        Prompt::Text | Prompt::Ids(_) => without_template(holder),
+    });
+    all
+}
+
+/// The object with the prompt and what goes with it: the row, or its `body`.
+fn holder(object: &Object) -> &Object {
+    match object.get("body").and_then(Value::as_object) {
+        Some(body) if prompts(object).is_empty() => body,
+        _ => object,
+    }
+}
+
+/// The members that a prompt is in; only one of them is right.
+fn prompts(object: &Object) -> Vec<&'static str> {
+    let mut names = PROMPTS.to_vec();
+    names.retain(|name| object.get(*name).is_some_and(|value| !value.is_null()));
+    if names.len() > 1 {
+        names.retain(|name| *name != "text");
+    }
+    names
 }
 
 /// Further arguments of a chat template, under their own names.
@@ -83,12 +100,6 @@ pub(crate) fn is_for_templates(name: &str) -> bool {
 
 /// What is there for a chat template, beside a prompt that goes through none.
 fn without_template(holder: &Object) -> BTreeMap<String, Value> {
-    let is_empty = |value: &Value| match value {
-        Value::Null => true,
-        Value::Array(all) => all.is_empty(),
-        Value::Object(members) => members.is_empty(),
-        _ => false,
-    };
     let there = holder
         .iter()
         .filter(|(name, value)| is_for_templates(name) && !is_empty(value));
@@ -96,11 +107,11 @@ fn without_template(holder: &Object) -> BTreeMap<String, Value> {
 }
 
 /// What `chat_template_kwargs` asks for against the job, such as no `add_generation_prompt`.
-fn set_by_the_job(holder: &Object, reading: &Reading) -> BTreeMap<String, Value> {
+fn set_by_the_job(holder: &Object, job_settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     let Some(Value::Object(asked)) = holder.get(TEMPLATE_KWARGS) else {
         return BTreeMap::new();
     };
-    let mut asked = not_followed(asked, &reading.job_settings);
+    let mut asked = settings::not_followed(asked, job_settings);
     asked.retain(|name, _| OF_THE_JOB.contains(&name.as_str()));
     asked
 }
@@ -155,11 +166,12 @@ fn text_of_parts(name: &str, parts: &[Value]) -> Result<String, String> {
     parts.iter().enumerate().map(text).collect()
 }
 
-/// What a chat's template is given beside the messages.
+/// What a chat's template is given beside the messages; the row's own members go before those of its
+/// `chat_template_kwargs`.
 fn template_arguments(holder: &Object) -> Result<Object, String> {
     let mut arguments = match holder.get(TEMPLATE_KWARGS) {
         None | Some(Value::Null) => Object::new(),
-        Some(Value::Object(arguments)) => arguments.clone(),
+        Some(Value::Object(arguments)) => asked_for(arguments.iter(), &format!("{TEMPLATE_KWARGS}."))?,
         Some(other) => return Err(format!("`{TEMPLATE_KWARGS}` is {}, not an object", kind(other))),
     };
     if arguments.contains_key("messages") {
@@ -168,21 +180,29 @@ fn template_arguments(holder: &Object) -> Result<Object, String> {
         ));
     }
     arguments.retain(|name, _| !OF_THE_JOB.contains(&name.as_str()));
-    for name in TEMPLATE_ARGUMENTS {
-        match holder.get(name) {
-            None | Some(Value::Null) => {}
-            Some(Value::Array(none)) if none.is_empty() => {}
-            Some(Value::Array(all)) if name != "reasoning_effort" && all.iter().all(Value::is_object) => {
-                arguments.insert(name.to_owned(), all.clone().into());
-            }
-            Some(Value::String(effort)) if name == "reasoning_effort" => {
-                arguments.insert(name.to_owned(), effort.clone().into());
-            }
-            Some(_) if name == "reasoning_effort" => return Err(format!("`{name}` is not a string")),
-            Some(_) => return Err(format!("`{name}` is not a list of objects")),
-        }
-    }
+    let own = holder
+        .iter()
+        .filter(|(name, _)| TEMPLATE_ARGUMENTS.contains(&name.as_str()));
+    arguments.extend(asked_for(own, "")?);
     Ok(arguments)
+}
+
+/// Arguments without those that ask for nothing. `within` is what they are in, for messages.
+fn asked_for<'a>(arguments: impl Iterator<Item = (&'a String, &'a Value)>, within: &str) -> Result<Object, String> {
+    let mut asked = Object::new();
+    for (name, value) in arguments.filter(|(_, value)| !value.is_null()) {
+        match (name.as_str(), value) {
+            ("tools" | "documents", Value::Array(all)) if all.is_empty() => continue,
+            ("tools" | "documents", Value::Array(all)) if all.iter().all(Value::is_object) => {}
+            ("tools" | "documents", _) => return Err(format!("`{within}{name}` is not a list of objects")),
+            ("reasoning_effort", other) if within.is_empty() && !other.is_string() => {
+                return Err(format!("`{name}` is not a string"));
+            }
+            _ => {}
+        }
+        asked.insert(name.clone(), value.clone());
+    }
+    Ok(asked)
 }
 
 fn token_ids(name: &str, ids: &[Value], limit: Option<u32>) -> Result<Vec<u32>, String> {
@@ -201,11 +221,15 @@ fn token_ids(name: &str, ids: &[Value], limit: Option<u32>) -> Result<Vec<u32>, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::jsonl::row;
+    use super::super::jsonl;
     use super::super::reading::Kind;
     use super::super::settings::RowSettings;
     use super::*;
     use serde_json::json;
+
+    fn row(line: &str, reading: &Reading) -> Result<Record, String> {
+        jsonl::row(line, reading).map(|(record, _)| record)
+    }
 
     fn read(line: &str) -> Record {
         row(line, &Reading::of(Kind::Prompts)).unwrap()
@@ -295,6 +319,25 @@ mod tests {
             Value::from(given),
             json!({"tools": [{"type": "function"}], "enable_thinking": false})
         );
+        let kwargs = |members: &str| {
+            let row = format!(r#"{}, "chat_template_kwargs": {{{members}}}"#, user("\"a\""));
+            chat(&row).map(|chat| Value::from(chat.template_arguments))
+        };
+        assert_eq!(
+            kwargs(r#""tools": null, "documents": [], "x": null"#).unwrap(),
+            json!({})
+        );
+        let own = kwargs(r#""tools": [{"a": 1}], "x": 0}, "documents": [{}], "reasoning_effort": null, "y": {"#);
+        assert_eq!(own.unwrap(), json!({"tools": [{"a": 1}], "x": 0, "documents": [{}]}));
+        let own = kwargs(r#""tools": [{"a": 1}]}, "tools": [{"b": 1}], "y": {"#);
+        assert_eq!(own.unwrap(), json!({"tools": [{"b": 1}]}));
+        for name in ["tools", "documents"] {
+            let problem = kwargs(&format!("\"{name}\": [3]")).unwrap_err();
+            assert!(
+                problem.contains(&format!("`chat_template_kwargs.{name}` is not a list of objects")),
+                "{problem}"
+            );
+        }
         for (bad, what) in [
             (
                 user(r#"[{"type": "image_url", "image_url": {"url": "u"}}]"#),
@@ -327,7 +370,11 @@ mod tests {
 
     #[test]
     fn what_no_template_gets_is_not_followed() {
-        let names = |line: &str| read(line).settings.not_followed.into_keys().collect::<Vec<_>>();
+        let names = |line: &str| {
+            let (record, object) = jsonl::row(line, &Reading::of(Kind::Prompts)).unwrap();
+            let all = not_followed(&object, &record.prompt, &BTreeMap::new());
+            all.into_keys().collect::<Vec<_>>()
+        };
         let more = r#""tools": [{"type": "function"}], "documents": [], "reasoning_effort": "low",
             "chat_template_kwargs": {"add_generation_prompt": false, "enable_thinking": false, "x": null}"#;
         for prompt in [r#""prompt": "a""#, r#""prompt": [1]"#, r#""text": "a""#] {
@@ -342,9 +389,12 @@ mod tests {
             panic!("no chat")
         };
         let arguments: Vec<_> = read.template_arguments.keys().collect();
-        assert_eq!(arguments, ["enable_thinking", "x", "tools", "reasoning_effort"]);
-        let agreed = r#"{"prompt": "a", "tools": null, "chat_template_kwargs": {}}"#;
-        assert_eq!(names(agreed), [""; 0]);
+        assert_eq!(arguments, ["enable_thinking", "tools", "reasoning_effort"]);
+        for kwargs in ["{}", r#"{"tools": null, "documents": []}"#] {
+            let agreed = format!(r#"{{"prompt": "a", "tools": null, "chat_template_kwargs": {kwargs}}}"#);
+            assert_eq!(names(&agreed), [""; 0]);
+        }
+        assert_eq!(names(r#"{"body": {"prompt": "a", "n": 2}}"#), ["n"]);
         assert_eq!(
             names(&chat.replace("\"add_generation_prompt\": false", "\"add_generation_prompt\": true")),
             [""; 0]
@@ -379,12 +429,10 @@ mod tests {
             max_new_tokens: Some(7),
             seed: Some(u64::MAX),
             stop: vec!["\n".to_owned()],
-            ..RowSettings::default()
         };
         assert_eq!(asked, expected);
         assert_eq!(settings(r#""max_tokens": 5"#).max_new_tokens, Some(5));
         assert_eq!(settings(r#""stop": ["a", "b"], "seed": null"#).stop, ["a", "b"]);
-        assert_eq!(settings(r#""temperature": "hot", "user": 3"#).not_followed.len(), 1);
         for bad in [
             r#""max_tokens": 0"#,
             r#""max_new_tokens": "7""#,

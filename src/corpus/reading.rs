@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use anyhow::{bail, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::format::Format;
 
@@ -36,10 +35,6 @@ pub struct Reading {
     pub columns: Option<ColumnChoice>,
     /// Token ids from here on are in no vocabulary: rows with them cannot be used.
     pub id_limit: Option<u32>,
-    /// Settings of the job by the names that rows of prompts have for them: no warning where a row asks for the same. Only
-    /// the one pass over the input needs them, and only for warnings: they are no part of the job's identity.
-    #[serde(skip)]
-    pub job_settings: BTreeMap<String, Value>,
 }
 
 /// What a column holds.
@@ -238,14 +233,6 @@ mod tests {
             let message = bad.parse::<ColumnChoice>().unwrap_err().to_string();
             assert!(message.contains(what), "{bad}: {message}");
         }
-    }
-
-    #[test]
-    fn settings_that_decide_warnings_only_are_not_written() {
-        let mut reading = Reading::of(Kind::Prompts);
-        let plain = serde_json::to_value(&reading).unwrap();
-        reading.job_settings.insert("num_beams".to_owned(), 4.into());
-        assert_eq!(serde_json::to_value(&reading).unwrap(), plain);
     }
 
     #[test]

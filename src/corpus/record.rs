@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::format::Format;
-use super::jsonl;
+use super::jsonl::{self, Object};
 use super::reading::{Kind, Reading};
 use super::settings::RowSettings;
 use super::tsv::{self, Columns};
@@ -92,6 +92,18 @@ pub(crate) fn line_content(raw: &[u8], offset: u64) -> &[u8] {
 
 /// Reads one raw line (with its line end) as a row. Never fails: what is wrong becomes the row's `problem`.
 pub(crate) fn parse(raw: &[u8], place: Place, format: Format, reading: &Reading, columns: Option<&Columns>) -> Record {
+    with_object(raw, place, format, reading, columns).0
+}
+
+/// As [`parse`], beside the object that a row in JSONL is; an empty one of other rows and of rows with a problem.
+pub(crate) fn with_object(
+    raw: &[u8],
+    place: Place,
+    format: Format,
+    reading: &Reading,
+    columns: Option<&Columns>,
+) -> (Record, Object) {
+    let mut object = Object::new();
     let content = line_content(raw, place.offset);
     let parsed = text_of(content, raw, place).and_then(|line| match (format, columns) {
         // A blank line stays a blank row: lines in, lines out.
@@ -103,7 +115,10 @@ pub(crate) fn parse(raw: &[u8], place: Place, format: Format, reading: &Reading,
         }),
         (Format::Tsv, Some(columns)) => columns.row(line, reading.has_header()),
         (Format::Tsv, None) => Err("the file has no header line: start it with the column names".to_owned()),
-        (Format::Jsonl, _) => jsonl::row(line, reading),
+        (Format::Jsonl, _) => jsonl::row(line, reading).map(|(record, read)| {
+            object = read;
+            record
+        }),
     });
     let mut record = parsed.unwrap_or_else(|problem| Record {
         text: String::from_utf8_lossy(content).replace('\0', "\u{FFFD}"),
@@ -111,7 +126,7 @@ pub(crate) fn parse(raw: &[u8], place: Place, format: Format, reading: &Reading,
         ..Record::default()
     });
     record.index = place.index;
-    record
+    (record, object)
 }
 
 /// Whether a line of columns or members holds nothing at all; a tab divides two empty columns.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use super::jsonl::{first, Object};
 
@@ -16,8 +16,6 @@ pub struct RowSettings {
     pub seed: Option<u64>,
     /// Strings that end its text, none of them empty; no strings: the job's.
     pub stop: Vec<String>,
-    /// What is not followed by row, as the row has it.
-    pub not_followed: BTreeMap<String, Value>,
 }
 
 /// Something that rows ask for and don't get.
@@ -31,61 +29,60 @@ pub struct NotFollowed {
     pub rows: u64,
 }
 
-/// Settings of requests to servers (OpenAI's, vLLM's, and transformers' own names) that change an output and that no row
-/// has for itself, each with values that ask for nothing (JSON; null asks for nothing either).
-pub(crate) const NOT_BY_ROW: [(&str, &str); 48] = [
-    ("temperature", "[]"),
-    ("top_p", "[1]"),
-    ("top_k", "[0, -1]"),
-    ("min_p", "[0]"),
-    ("do_sample", "[]"),
-    ("num_beams", "[]"),
-    ("use_beam_search", "[false]"),
-    ("early_stopping", "[]"),
-    ("length_penalty", "[]"),
-    ("no_repeat_ngram_size", "[]"),
-    ("min_tokens", "[0]"),
-    ("min_new_tokens", "[0]"),
-    ("min_length", "[0]"),
-    ("max_length", "[]"),
-    ("n", "[1]"),
-    ("best_of", "[1]"),
-    ("num_return_sequences", "[1]"),
-    ("logprobs", "[false]"),
-    ("top_logprobs", "[0]"),
-    ("prompt_logprobs", "[]"),
-    ("echo", "[false]"),
-    ("suffix", "[\"\"]"),
-    ("presence_penalty", "[0]"),
-    ("frequency_penalty", "[0]"),
-    ("repetition_penalty", "[1]"),
-    ("logit_bias", "[{}]"),
-    ("bad_words", "[[]]"),
-    ("allowed_token_ids", "[[]]"),
-    ("stop_token_ids", "[[]]"),
-    ("ignore_eos", "[false]"),
-    ("include_stop_str_in_output", "[false]"),
-    ("skip_special_tokens", "[true]"),
-    ("spaces_between_special_tokens", "[true]"),
-    ("truncate_prompt_tokens", "[]"),
-    ("add_special_tokens", "[]"),
-    ("add_generation_prompt", "[true]"),
-    ("continue_final_message", "[false]"),
-    ("chat_template", "[]"),
-    ("response_format", "[{\"type\": \"text\"}]"),
-    ("structured_outputs", "[]"),
-    ("guided_json", "[]"),
-    ("guided_regex", "[]"),
-    ("guided_choice", "[]"),
-    ("guided_grammar", "[]"),
-    ("tool_choice", "[\"auto\"]"),
-    ("functions", "[[]]"),
-    ("function_call", "[\"auto\"]"),
-    ("modalities", "[[\"text\"]]"),
-];
+/// Whether a value of a setting asks for nothing; none where the name is no setting that outputs change with and that no
+/// row has for itself. The names are those of requests to servers (OpenAI's, vLLM's) and transformers' own.
+pub(crate) fn asks_nothing(name: &str, value: &Value) -> Option<bool> {
+    let is = |neutral: Value| is_same(value, &neutral);
+    let asks_nothing = match name {
+        "temperature"
+        | "do_sample"
+        | "num_beams"
+        | "early_stopping"
+        | "length_penalty"
+        | "no_repeat_ngram_size"
+        | "max_length"
+        | "prompt_logprobs"
+        | "truncate_prompt_tokens"
+        | "add_special_tokens"
+        | "chat_template"
+        | "structured_outputs"
+        | "guided_json"
+        | "guided_regex"
+        | "guided_choice"
+        | "guided_grammar" => false,
+        "top_k" => is(json!(0)) || is(json!(-1)),
+        "top_p" | "n" | "best_of" | "num_return_sequences" | "repetition_penalty" => is(json!(1)),
+        "min_p" | "min_tokens" | "min_new_tokens" | "min_length" | "top_logprobs" | "presence_penalty"
+        | "frequency_penalty" => is(json!(0)),
+        "use_beam_search"
+        | "logprobs"
+        | "echo"
+        | "ignore_eos"
+        | "include_stop_str_in_output"
+        | "continue_final_message" => is(json!(false)),
+        "skip_special_tokens" | "spaces_between_special_tokens" | "add_generation_prompt" => is(json!(true)),
+        "suffix" | "logit_bias" | "bad_words" | "allowed_token_ids" | "stop_token_ids" | "functions" => is_empty(value),
+        "tool_choice" | "function_call" => is(json!("auto")),
+        "response_format" => is(json!({"type": "text"})),
+        "modalities" => is(json!(["text"])),
+        _ => return None,
+    };
+    Some(asks_nothing || value.is_null())
+}
 
-/// What the row asks for. `job_settings` are by the names that rows have for them: who asks for the same gets it.
-pub(crate) fn settings(object: &Object, job_settings: &BTreeMap<String, Value>) -> Result<RowSettings, String> {
+/// Null, or a string, a list or an object with nothing but that in it.
+pub(crate) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(all) => all.is_empty(),
+        Value::Object(members) => members.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// What the row asks for.
+pub(crate) fn settings(object: &Object) -> Result<RowSettings, String> {
     let limits = ["max_new_tokens", "max_tokens", "max_completion_tokens"];
     let max_new_tokens = first(object, &limits, |name, value| {
         let limit = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
@@ -113,23 +110,21 @@ pub(crate) fn settings(object: &Object, job_settings: &BTreeMap<String, Value>) 
         max_new_tokens,
         seed,
         stop: stop.unwrap_or_default(),
-        not_followed: not_followed(object, job_settings),
     })
 }
 
-/// What the row asks for and doesn't get.
+/// What the row asks for and doesn't get. `job_settings` are by the names that rows have for them: who asks for the same
+/// gets it.
 pub(crate) fn not_followed(object: &Object, job_settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    let asked = |&(name, neutral): &(&str, &str)| {
-        let value = object.get(name).filter(|value| !value.is_null())?;
-        let neutral: Vec<Value> = serde_json::from_str(neutral).unwrap_or_default();
-        let asks_nothing = |value: &Value| neutral.iter().any(|other| is_same(value, other));
-        let followed = match job_settings.get(name) {
-            Some(all) => is_same(value, all) || asks_nothing(value) && asks_nothing(all),
-            None => asks_nothing(value),
-        };
-        (!followed).then(|| (name.to_owned(), value.clone()))
+    let is_followed = |name: &str, value: &Value| match (asks_nothing(name, value), job_settings.get(name)) {
+        (None, _) => true,
+        (Some(nothing), None) => nothing,
+        (Some(nothing), Some(all)) => {
+            value.is_null() || is_same(value, all) || nothing && asks_nothing(name, all) == Some(true)
+        }
     };
-    NOT_BY_ROW.iter().filter_map(asked).collect()
+    let missed = object.iter().filter(|(name, value)| !is_followed(name, value));
+    missed.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Equal, numbers as the 32-bit floats that settings are kept in.
@@ -150,7 +145,6 @@ pub(crate) fn count_not_followed(all: &mut BTreeMap<String, NotFollowed>, asked:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn job_settings<const N: usize>(settings: [(&str, Value); N]) -> BTreeMap<String, Value> {
         settings
@@ -160,8 +154,9 @@ mod tests {
     }
 
     fn asked(line: Value, job_settings: &BTreeMap<String, Value>) -> Vec<String> {
-        let settings = settings(line.as_object().unwrap(), job_settings).unwrap();
-        settings.not_followed.into_keys().collect()
+        not_followed(line.as_object().unwrap(), job_settings)
+            .into_keys()
+            .collect()
     }
 
     #[test]
@@ -186,9 +181,12 @@ mod tests {
             asked(json!({"top_k": -1}), &job_settings([("top_k", json!(0))])),
             [""; 0]
         );
-        for (_, neutral) in NOT_BY_ROW {
-            assert!(serde_json::from_str::<Vec<Value>>(neutral).is_ok(), "{neutral}");
-        }
+        let longest = job_settings([("max_length", Value::Null)]);
+        assert_eq!(asked(json!({"max_length": null}), &longest), [""; 0]);
+        assert_eq!(
+            asked(json!({"max_length": 3, "suffix": "", "stop_token_ids": []}), &longest),
+            ["max_length"]
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::model::Model;
 use crate::results::{Row, Status};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Tokens of an output at most where neither the command line nor the checkpoint says.
@@ -288,13 +289,13 @@ impl Task for Generate<'_> {
     fn reading(&self) -> Reading {
         Reading {
             id_limit: Some(self.setup.opened.architecture.shape().vocab_size as u32),
-            job_settings: self
-                .job_settings()
-                .into_iter()
-                .map(|(name, _, value)| (name.to_owned(), value))
-                .collect(),
             ..self.args.input.reading(Kind::Prompts)
         }
+    }
+
+    fn shared_settings(&self) -> BTreeMap<String, Value> {
+        let all = self.job_settings().into_iter();
+        all.map(|(name, _, value)| (name.to_owned(), value)).collect()
     }
 
     fn fields(&self) -> Vec<(&'static str, Value)> {
@@ -439,7 +440,7 @@ impl Task for Generate<'_> {
 mod tests {
     use super::*;
     use crate::cli::Cli;
-    use crate::corpus::NOT_BY_ROW;
+    use crate::corpus::asks_nothing;
     use clap::CommandFactory;
 
     #[test]
@@ -463,16 +464,20 @@ mod tests {
             .get_arguments()
             .filter_map(|a| Some(format!("--{}", a.get_long()?)))
             .collect();
-        for (name, _) in NOT_BY_ROW {
-            let flag = format!("--{}", name.replace('_', "-"));
-            let found = known.iter().find(|(known, ..)| *known == name);
-            if flags.contains(&flag) {
-                assert_eq!(found.map(|(_, flag, _)| flag.to_string()), Some(flag), "{name}");
+        for flag in &flags {
+            let name = flag[2..].replace('-', "_");
+            if asks_nothing(&name, &json!(null)).is_some() {
+                let found = known.iter().find(|(known, ..)| *known == name);
+                assert_eq!(
+                    found.map(|(_, flag, _)| flag.to_string()).as_ref(),
+                    Some(flag),
+                    "{name}"
+                );
             }
         }
-        for (name, flag, _) in &known {
+        for (name, flag, value) in &known {
             assert!(flags.iter().any(|f| f == flag), "{flag}");
-            assert!(NOT_BY_ROW.iter().any(|(known, _)| known == name), "{name}");
+            assert!(asks_nothing(name, value).is_some(), "{name}");
         }
         let value = |name: &str| {
             known

@@ -72,9 +72,16 @@ fn chats_in_parts_and_with_tools_go_through_the_template() {
     let rows = read(&place.path("out.h5"));
     assert_eq!(rows[0].output, rows[1].output);
 
-    template("{% for m in messages %}{{ m.content }}{% endfor %}");
+    template("{# no tools #}{% for m in messages %}{{ m.content }}{% endfor %}");
     let end = place.run_job("generate", 1, &model, &input, "out.h5", flags);
     end.refused(&["chat.jsonl, line 1", "does not read `tools`", "leave `tools` out"]);
+    let nothing = json!({"tools": [], "documents": null, "x": null, "tool": 1});
+    let asks_nothing = json!({"messages": [{"role": "user", "content": "The file"}], "chat_template_kwargs": nothing});
+    let input = place.write("nothing.jsonl", format!("{asks_nothing}\n"));
+    let end = place.run_job("generate", 1, &model, &input, "out.h5", flags);
+    end.says(&["line 1: the chat template does not read `tool`"]);
+    assert_eq!(end.stderr.matches("does not read").count(), 1, "{end:#?}");
+    end.ok();
     let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]});
     let input = place.write("image.jsonl", format!("\n{image}\n"));
     let end = place.run_job("generate", 1, &model, &input, "out.h5", flags);

@@ -172,7 +172,8 @@ fn examine(task: &impl Task, paths: &[PathBuf]) -> Result<(Prepared, Option<Part
         [one] => log::info!("reading {}", one.display()),
         all => log::info!("reading {} files", all.len()),
     }
-    let scan = corpus::scan(paths, &task.reading(), WindowLimits::default(), &mut |_, _| ())?;
+    let (reading, shared, limits) = (task.reading(), task.shared_settings(), WindowLimits::default());
+    let scan = corpus::scan_for_job(paths, &reading, &shared, limits, &mut |_, _| ())?;
     if let (OnError::Fail, Some(refusal)) = (args.on_error, scan.refusal()) {
         bail!("{refusal}");
     }

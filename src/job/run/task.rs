@@ -10,6 +10,7 @@ use crate::results::{Judge, Row, Tally};
 use anyhow::{ensure, Result};
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What every job over a corpus has: a name, options and a checkpoint.
@@ -85,6 +86,10 @@ pub trait Task {
     }
     /// What is read from a row.
     fn reading(&self) -> Reading;
+    /// Settings that all rows have, by the names under which rows of prompts may ask for others.
+    fn shared_settings(&self) -> BTreeMap<String, Value> {
+        BTreeMap::new()
+    }
     /// Outputs of each record: output `i` belongs to record `i / outputs`.
     fn outputs(&self) -> u64 {
         1
