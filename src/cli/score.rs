@@ -68,8 +68,8 @@ pub struct ScoreArgs {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = Prefix::None, help_heading = "Scoring")]
     pub prefix: Prefix,
 
-    /// Memory for what a portion of texts is turned into on its way through the layers, e.g. 2G: with more of it each expert
-    /// meets more rows at once; auto takes what is fastest; changes no result
+    /// Memory for what a portion of texts is turned into on its way through the layers and into the file, e.g. 2G: with more of
+    /// it each expert meets more rows at once; auto takes what is fastest; changes no result
     #[arg(long, value_name = "SIZE|auto", default_value_t = Memory::Auto, help_heading = "Speed and memory")]
     pub activation_memory: Memory,
 

@@ -3,6 +3,10 @@
 //! No token waits for the one before it, so a portion of windows runs through the model layer by layer: every expert meets
 //! all its rows at once (the paper, section 3). What is read is looked back on within its own window only.
 
+mod plan;
+#[cfg(test)]
+mod tests;
+
 use super::lockstep::{run, Portions};
 use super::trace::{Pass, Trace, Visits};
 use super::windows::{any, windows, Cut, Prefix, Window, Windows};
@@ -15,8 +19,12 @@ use crate::moe::Context;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use plan::{Costs, Plan};
+
 /// Portions that are asked for, and read in a step at most: enough to cut them evenly, and few enough to listen in between.
 const PORTIONS: usize = 4;
+/// How often a token's scores are held on their way: as they come, as a row, and as the columns of a segment.
+const COPIES: u64 = 3;
 
 /// How to score.
 #[derive(Clone, Copy, Debug)]
@@ -80,31 +88,6 @@ struct Text {
     trace: Option<Trace>,
 }
 
-/// How much is read in one go, and what there is memory for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Plan {
-    /// Tokens that are read in one go: no window is begun behind them.
-    pub portion: usize,
-    /// The most tokens in one go of more than one window.
-    pub most: usize,
-    /// Tokens of a window and its source that there is memory for, alone.
-    pub longest: usize,
-    /// Bytes that there are for the scores of a text.
-    pub scores: u64,
-}
-
-impl Plan {
-    /// About `portion` tokens in one go, and all the memory that it takes.
-    pub fn of(portion: usize) -> Plan {
-        Plan {
-            portion,
-            most: usize::MAX,
-            longest: usize::MAX,
-            scores: u64::MAX,
-        }
-    }
-}
-
 /// The running batch of a scoring job.
 pub struct Scorer {
     settings: Settings,
@@ -145,6 +128,12 @@ impl Scorer {
     /// How much is read in one go, and what there is memory for.
     pub fn plan(&self) -> Plan {
         self.plan
+    }
+
+    /// Bytes of the caches' rows.
+    #[cfg(test)]
+    fn cache_bytes(&self) -> u64 {
+        self.caches.bytes()
     }
 
     /// Takes the next windows from the queue: about an equal part of what waits for each of `calls` runs.
@@ -341,10 +330,10 @@ impl Text {
 }
 
 impl Scores {
-    /// Bytes that the scores of a token take.
+    /// Bytes that the scores of a token take on their way into the file.
     pub fn bytes(want: Want) -> u64 {
         let rank = if want.ranks { size_of::<u32>() } else { 0 };
-        (size_of::<f32>() + rank + want.top * size_of::<(u32, f32)>()) as u64
+        COPIES * (size_of::<f32>() + rank + want.top * size_of::<(u32, f32)>()) as u64
     }
 
     fn add(&mut self, scored: &Scored, row: usize, want: Want) {

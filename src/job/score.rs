@@ -7,23 +7,18 @@ use crate::cli::score::Prefix as Before;
 use crate::cli::{Memory, ScoreArgs};
 use crate::comm::Comm;
 use crate::corpus::{Kind, Reading, Record, Scan};
-use crate::decode::score::{Finished, Plan, Request, Scorer, Scores, Settings};
+use crate::decode::score::{Costs, Finished, Plan, Request, Scorer, Scores, Settings};
 use crate::decode::windows::{Cut, Prefix};
 use crate::device::Want;
 use crate::metrics::perplexity::Sums;
 use crate::model::cache::Caches;
 use crate::model::Model;
 use crate::results::{Judge, Metric, MetricValue, Row, Status, Tally};
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde_json::{json, Value};
 
 /// Tokens of a window where nothing else is said.
 const WINDOW: usize = 2048;
-/// Tokens that are read in one go where nothing else is said: many enough for every expert, few enough for what they are
-/// turned into to stay near the processor (docs/performance.md).
-const PORTION: usize = 2048;
-/// How often a text's scores are held on their way: as they come, as a row, and as the columns of a segment.
-const COPIES: u64 = 3;
 
 /// Runs the job; collective over all ranks.
 ///
@@ -91,20 +86,32 @@ impl Score<'_> {
     /// Gives back what was read of a record if a rank has room for it: the two of a pair are read in one go, and the scores
     /// of a text are held until it ends.
     fn fits(&self, read: ([Vec<u32>; 2], bool), scorer: &Scorer) -> Result<([Vec<u32>; 2], bool)> {
-        let tokens = read.0.iter().map(Vec::len).sum::<usize>();
         let plan = scorer.plan();
-        ensure!(
-            !self.args.pairs || tokens <= plan.longest,
-            "source and target have {tokens} tokens, which are read in one go; a rank's share of the free memory does for {}: \
-             shorten them, or give fewer ranks a machine",
-            plan.longest
-        );
+        let less = if self.settings.want.top > 0 {
+            "give a lower --top, "
+        } else {
+            ""
+        };
+        if self.args.pairs {
+            let tokens = read.0.iter().map(Vec::len).sum::<usize>();
+            ensure!(
+                tokens <= plan.longest,
+                "source and target have {tokens} tokens, which are read in one go; a rank's share of the free memory does \
+                 for {}: {less}shorten them, or give fewer ranks a machine",
+                plan.longest
+            );
+            return Ok(read);
+        }
         let scored = read.0[1].len();
-        let scores = (scored as u64).saturating_mul(COPIES * Scores::bytes(self.settings.want));
+        let scores = (scored as u64).saturating_mul(Scores::bytes(self.settings.want));
+        let shorter = match plan.is_tight(self.settings.cut.window) {
+            true => "give a lower --window, ",
+            false => "",
+        };
         ensure!(
             scores <= plan.scores,
             "the scores of its {scored} tokens take {} on their way into the file, this rank's share of the free memory leaves \
-             {}: give a lower --top, cut the text into several, or give fewer ranks a machine",
+             {}: {less}{shorter}cut the text into several, or give fewer ranks a machine",
             size(scores),
             size(plan.scores)
         );
@@ -230,56 +237,50 @@ impl Task for Score<'_> {
 
     fn workload(&self, net: &dyn Model, place: &Place) -> Result<Planned<Scorer>> {
         let shape = net.shape();
-        let kind = net.cache_type();
-        let token = shape.activation_bytes() + Caches::passing_row_bytes(kind, shape);
-        let tokens_in = |bytes: u64| usize::try_from(bytes / token).unwrap_or(usize::MAX);
+        let costs = Costs {
+            activations: shape.activation_bytes() + Caches::passing_row_bytes(net.cache_type(), shape),
+            scores: Scores::bytes(self.settings.want),
+        };
         // A window is read in one go; of a pair the two texts are, each of which is refused by itself if it is too long.
-        let window = match self.args.pairs {
-            true => 1,
-            false => self.settings.cut.window,
+        let window = (!self.args.pairs).then_some(self.settings.cut.window);
+        let budget = match self.args.activation_memory {
+            Memory::Auto => None,
+            Memory::Bytes(bytes) => Some(bytes),
         };
-        let (least, room) = ((window as u64).saturating_mul(token), tokens_in(place.room));
-        ensure!(
-            least <= place.room,
-            "a window takes {} on its way through the model, this rank's share of the free memory is {}: {}",
-            size(least),
-            size(place.room),
-            if self.args.pairs {
-                "give fewer ranks a machine"
-            } else {
-                "give a lower --window"
+        let plan = Plan::new(costs, window, budget, place.room).map_err(|least| {
+            let (what, cure) = match (window, self.settings.want.top) {
+                (None, _) => ("token", "give fewer ranks a machine"),
+                (Some(_), 0) => ("window", "give a lower --window, or fewer ranks a machine"),
+                (Some(_), _) => ("window", "give a lower --window or --top, or fewer ranks a machine"),
+            };
+            anyhow!(
+                "a {what} takes {} on its way through the model and into the file, this rank's share of the free memory is \
+                 {}: {cure}",
+                size(least),
+                size(place.room)
+            )
+        })?;
+        if let (Some(window), Some(budget)) = (window, budget) {
+            let least = Plan::bytes(costs, window);
+            if budget < least && place.speaks {
+                log::warn!(
+                    "--activation-memory {}: a window of {window} tokens takes {} and is read in one go, alone; a lower --window \
+                     would keep to less",
+                    size(budget),
+                    size(least)
+                );
             }
-        );
-        let (portion, most) = match self.args.activation_memory {
-            // The window that is begun last is read to its end.
-            Memory::Auto => (PORTION, PORTION.saturating_add(window)),
-            Memory::Bytes(bytes) => {
-                if bytes < least && place.speaks {
-                    log::warn!(
-                        "--activation-memory {}: a window of {window} tokens takes {} and is read in one go, alone; a lower --window \
-                         would keep to less",
-                        size(bytes),
-                        size(least)
-                    );
-                }
-                (tokens_in(bytes), tokens_in(bytes))
-            }
-        };
-        let plan = Plan {
-            portion: portion.min(room / 2).max(1),
-            most: most.min(room).max(1),
-            longest: room,
-            scores: u64::MAX,
-        };
-        let held = (plan.most.max(window) as u64).saturating_mul(token);
-        let plan = Plan {
-            scores: place.room.saturating_sub(held),
-            ..plan
+        }
+        let portion = plan.portion;
+        let (longest, in_flight) = match (window, self.words.longest()) {
+            (Some(window), _) => (window, format!("{portion} tokens")),
+            (None, Some(text)) => (plan.longest.min(2 * text), format!("{portion} tokens")),
+            (None, None) => (1, format!("{portion} tokens, or a pair that is longer,")),
         };
         Ok(Planned {
             work: Scorer::new(self.settings, plan, place.mean_tokens, net),
-            held,
-            in_flight: format!("{} tokens", plan.portion),
+            held: Plan::bytes(costs, plan.most.max(longest)),
+            in_flight,
         })
     }
 

@@ -95,6 +95,14 @@ impl Words {
         }
     }
 
+    /// Tokens that [`encode`](Words::encode) gives at most, where the tokenizer has an end.
+    pub fn longest(&self) -> Option<usize> {
+        match self {
+            Words::Plain(tokenizer) => tokenizer.max_length().filter(|&limit| limit > 0),
+            Words::Languages(tokenizer) => tokenizer.max_length(),
+        }
+    }
+
     /// Refuses languages that flags or rows name and the tokenizer doesn't know, or that nobody names.
     ///
     /// # Errors

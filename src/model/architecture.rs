@@ -61,8 +61,10 @@ pub struct Shape {
     pub experts: usize,
     /// Experts a token.
     pub top_k: usize,
-    /// Inner width of the experts, or of the widest feed-forward layer.
+    /// Inner width of the experts.
     pub d_ff: usize,
+    /// Inner width of the widest dense feed-forward layer; 0 where all layers are sparse.
+    pub d_dense: usize,
     /// A token that takes no position among tokens that are read at once (NLLB's padding, typed in a text).
     pub unnumbered: Option<u32>,
     /// Positions that the model was trained for, where it has an end; further ones are computed all the same.
@@ -73,11 +75,11 @@ pub struct Shape {
 
 impl Shape {
     /// Bytes that a token is turned into on its way through a layer, about: the residual stream, queries, keys, values, what
-    /// attention gathers, and rows and inner rows of its experts.
+    /// attention gathers, rows and inner rows of its experts, and the inner row of a dense layer, which has a buffer of its own.
     pub fn activation_bytes(&self) -> u64 {
         let attention = self.d_model + self.attention + 2 * self.cache_row.iter().sum::<usize>();
         let experts = (self.top_k.max(1)) * (self.d_model + self.d_ff);
-        (size_of::<f32>() * (2 * self.d_model + attention + experts)) as u64
+        (size_of::<f32>() * (2 * self.d_model + attention + experts + self.d_dense)) as u64
     }
 
     /// Bytes that a layer takes besides, however many tokens are read at once.

@@ -154,21 +154,12 @@ impl Merger {
                 .context("cannot merge; run the job's command again: it computes the rows of that segment again")?;
             add_rows(dir, &mut done, &path, &record)?;
             contents.join(&record.contents)?;
-            let text = record.text_bytes / record.rows.max(1);
-            let Record {
-                span,
-                steps,
-                timing,
-                seq,
-                ..
-            } = record;
             found.push(Segment {
                 path,
-                span,
-                text,
-                steps,
-                timing,
-                seq,
+                span: record.span,
+                steps: record.steps,
+                timing: record.timing,
+                seq: record.seq,
             });
         }
         let missing = identity.rows.saturating_sub(done.count());
@@ -258,7 +249,7 @@ impl Merger {
             let source = open.get(number, segment)?;
             let held = source.held(&rows);
             for (row, size) in source.index[held.clone()].iter().zip(source.rows.sizes(held)?) {
-                sizes[(row - rows.start) as usize] = size + segment.text;
+                sizes[(row - rows.start) as usize] = size;
             }
         }
         let windows = block::cut(&sizes, BYTES).into_iter();

@@ -252,7 +252,6 @@ impl Parts {
                 .zip(rows.last())
                 .map(|(first, last)| (first.index, last.index)),
             ranges: ranges_of(rows.iter().map(|row| row.index)),
-            text_bytes: rows.iter().map(|row| (row.input.len() + row.output.len()) as u64).sum(),
             contents,
             steps: StepRun::of(&steps),
             timing: timing.clone(),

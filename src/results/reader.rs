@@ -17,10 +17,8 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Rows that are read before it is known how long texts are.
-const FIRST_ROWS: u64 = 64;
-/// How many times as many rows as before are read at once where their texts are short.
-const GROWTH: u64 = 4;
+/// Rows that are read at once, at most, of a file that doesn't say how long its texts are.
+const UNSIZED_ROWS: u64 = 64;
 
 /// The tables of a segment or of a finished file.
 pub(crate) struct RowReader {
@@ -30,6 +28,8 @@ pub(crate) struct RowReader {
     source_lang: Column,
     target_lang: Column,
     output: Option<Column>,
+    /// Bytes of a row's texts; files of earlier versions have none.
+    bytes: Option<Column>,
     status: Column,
     score: Column,
     ids: Ragged,
@@ -55,6 +55,7 @@ impl RowReader {
             source_lang: Column::open(&input, "source_lang")?,
             target_lang: Column::open(&input, "target_lang")?,
             output: Column::open_if_there(&output, "text")?,
+            bytes: Column::open_if_there(&output, "bytes")?,
             status: Column::open(&output, "status")?,
             score: Column::open(&output, "score")?,
             ids: Ragged::open(&tokens, "ids", rows)?,
@@ -72,7 +73,8 @@ impl RowReader {
             &reader.status,
             &reader.score,
         ];
-        for column in lengths.into_iter().chain(&reader.id).chain(&reader.output) {
+        let optional = [&reader.id, &reader.output, &reader.bytes].into_iter().flatten();
+        for column in lengths.into_iter().chain(optional) {
             let (name, file) = column.place();
             ensure!(
                 column.rows() == rows,
@@ -98,18 +100,22 @@ impl RowReader {
         self.index.read(0..self.rows())
     }
 
-    /// Bytes that each of `rows` takes, about: its texts are judged by its tokens.
+    /// Bytes that each of `rows` takes.
     pub fn sizes(&self, rows: Range<usize>) -> Result<Vec<u64>> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        // A token is an id, and about four bytes of input and of output.
-        let of_tokens = |tokens: u64| size_of::<Row>() as u64 + 12 * tokens;
-        let mut sizes: Vec<u64> = self.ids.lengths(rows.clone())?.into_iter().map(of_tokens).collect();
+        let mut sizes = match &self.bytes {
+            Some(bytes) => bytes.read(rows.clone())?,
+            None => vec![block::BYTES / UNSIZED_ROWS; rows.len()],
+        };
+        let of_ids = |tokens: u64| (size_of::<Row>() + size_of::<u32>() * tokens as usize) as u64;
+        let ids = self.ids.lengths(rows.clone())?.into_iter().map(of_ids).collect();
         let scores = self.scores.as_ref().map(|scores| scores.sizes(rows.clone()));
         let routes = self.routing.as_ref().map(|routing| routing.sizes(rows));
-        for more in scores.into_iter().chain(routes) {
-            sizes.iter_mut().zip(more?).for_each(|(size, more)| *size += more);
+        for more in [Ok(ids)].into_iter().chain(scores).chain(routes) {
+            let add = |(size, more): (&mut u64, u64)| *size = size.saturating_add(more);
+            sizes.iter_mut().zip(more?).for_each(add);
         }
         Ok(sizes)
     }
@@ -281,7 +287,6 @@ impl Results {
             results: self,
             at: 0,
             rows: rows.max(1),
-            next: FIRST_ROWS,
             cut: VecDeque::new(),
         }
     }
@@ -355,8 +360,6 @@ pub struct RowBlocks<'a> {
     /// Rows from here on are not cut into blocks yet.
     at: u64,
     rows: u64,
-    /// Rows that are cut next, at most: only as they are read is it known how long their texts are.
-    next: u64,
     cut: VecDeque<Range<u64>>,
 }
 
@@ -364,21 +367,12 @@ impl RowBlocks<'_> {
     /// Cuts the next rows into blocks.
     fn plan(&mut self) -> Result<()> {
         let start = self.at;
-        self.at = start.saturating_add(self.rows.min(self.next)).min(self.results.rows());
+        self.at = start.saturating_add(self.rows).min(self.results.rows());
         let sizes = self.results.rows.sizes(start as usize..self.at as usize)?;
         let blocks = block::cut(&sizes, block::BYTES).into_iter();
         self.cut
             .extend(blocks.map(|block| start + block.start as u64..start + block.end as u64));
         Ok(())
-    }
-}
-
-impl RowBlocks<'_> {
-    /// Has the next blocks be about as large as blocks are to be, if their rows are like the largest of these.
-    fn learn(&mut self, rows: &[Row]) {
-        let largest = rows.iter().map(|row| row.input.len() + row.output.len()).max();
-        let fitting = block::BYTES / (largest.unwrap_or(0) as u64).max(1);
-        self.next = fitting.clamp(1, GROWTH * self.next);
     }
 }
 
@@ -392,10 +386,6 @@ impl Iterator for RowBlocks<'_> {
             }
         }
         let block = self.cut.pop_front()?;
-        let rows = self.results.read(block);
-        if let Ok(rows) = &rows {
-            self.learn(rows);
-        }
-        Some(rows)
+        Some(self.results.read(block))
     }
 }

@@ -19,8 +19,6 @@ pub(crate) struct Record {
     pub span: Option<(u64, u64)>,
     /// Its rows as ranges, start and end (exclusive), ascending.
     pub ranges: Vec<(u64, u64)>,
-    /// Bytes of text in its rows.
-    pub text_bytes: u64,
     /// Which optional datasets its rows need.
     pub contents: Contents,
     /// Where runs of the trace lie.

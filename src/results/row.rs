@@ -88,6 +88,13 @@ impl Row {
             &self.output
         }
     }
+
+    /// Bytes of its texts: of numbers the tables say how many there are, of texts they don't.
+    pub(crate) fn text_bytes(&self) -> u64 {
+        let texts = [&self.input, &self.output, &self.source_lang, &self.target_lang];
+        let all = texts.into_iter().chain(&self.id).map(String::len);
+        all.sum::<usize>() as u64
+    }
 }
 
 /// The experts that a row's tokens went to.

@@ -18,8 +18,6 @@ const CHUNK_CACHE: usize = 256 << 10;
 pub(crate) struct Segment {
     pub path: PathBuf,
     pub span: Option<(u64, u64)>,
-    /// Bytes of text that its rows have, on average.
-    pub text: u64,
     pub steps: Vec<StepRun>,
     pub timing: Timing,
     pub seq: u32,

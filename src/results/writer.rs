@@ -68,6 +68,7 @@ pub(crate) struct RowWriter {
     source_lang: Column,
     target_lang: Column,
     output: Option<Column>,
+    bytes: Column,
     status: Column,
     score: Column,
     ids: Ragged,
@@ -98,6 +99,10 @@ impl RowWriter {
         };
         let status = Column::numbers::<u8>(&output, "status", None, expected, status)?;
         status.attribute("meaning", Status::MEANING)?;
+        let bytes = About {
+            long_name: "bytes of the row's texts, the input's included",
+            units: "byte",
+        };
         let index = About {
             long_name: "line or record number in the input, from 0",
             units: "1",
@@ -123,6 +128,7 @@ impl RowWriter {
                 .output
                 .then(|| text(&output, "text", "translation or generated text"))
                 .transpose()?,
+            bytes: Column::numbers::<u64>(&output, "bytes", None, expected, bytes)?,
             status,
             score: Column::numbers::<f32>(&output, "score", None, expected, score)?,
             ids: Ragged::create::<u32>(&tokens, "ids", expected, ids)?,
@@ -157,6 +163,7 @@ impl RowWriter {
         if let Some(output) = &mut self.output {
             output.append_texts(rows.iter().map(|row| row.output.as_str()))?;
         }
+        self.bytes.append(rows.iter().map(Row::text_bytes).collect())?;
         self.status.append(rows.iter().map(|row| row.status as u8).collect())?;
         self.score.append(rows.iter().map(|row| row.score).collect())?;
         self.ids.append(rows.iter().map(|row| row.ids.as_slice()))?;

@@ -27,13 +27,29 @@ const WHOLE: Cut = Cut {
     stride: 1 << 20,
 };
 
-/// One rank's part: every `ranks`-th text, in portions of `portion` tokens.
-fn work(golden: &Golden, comm: &dyn Comm, settings: Settings, requests: &[Request], portion: usize) -> Vec<Finished> {
+/// About `portion` tokens in one go, and never more than `most` of several windows.
+fn plan(portion: usize, most: usize) -> Plan {
+    Plan {
+        portion,
+        most,
+        longest: usize::MAX,
+        scores: u64::MAX,
+    }
+}
+
+/// All that waits in one go, whatever memory that takes.
+fn whole() -> Plan {
+    plan(4096, usize::MAX)
+}
+
+/// One rank's part: every `ranks`-th text.
+fn work(golden: &Golden, comm: &dyn Comm, settings: Settings, requests: &[Request], plan: Plan) -> Vec<Finished> {
+    let portion = plan.portion;
     let device = device(1);
     let mut model = golden.load(comm.rank(), comm.size());
     let (layers, experts) = (model.shape().moe_layers(), model.shape().experts);
     let mut ctx = Context::new(&device, comm, layers, experts, true);
-    let mut batch = Scorer::new(settings, Plan::of(portion), 30, model.as_ref());
+    let mut batch = Scorer::new(settings, plan, 30, model.as_ref());
     let mut own = requests.iter().skip(comm.rank()).step_by(comm.size()).peekable();
     let mut found = Vec::new();
     for step in 0.. {
@@ -53,8 +69,8 @@ fn work(golden: &Golden, comm: &dyn Comm, settings: Settings, requests: &[Reques
     found
 }
 
-fn all_ranks(golden: &Golden, ranks: usize, settings: Settings, requests: &[Request], portion: usize) -> Found {
-    let found = threads::run(ranks, |comm| work(golden, comm, settings, requests, portion));
+fn all_ranks(golden: &Golden, ranks: usize, settings: Settings, requests: &[Request], plan: Plan) -> Found {
+    let found = threads::run(ranks, |comm| work(golden, comm, settings, requests, plan));
     let bits = |f: Finished| {
         assert!(f.trace.is_some());
         let logprobs = f.scores.logprobs.iter().map(|p| p.to_bits()).collect();
@@ -97,7 +113,7 @@ pub fn play(name: &str) {
     let settings = settings(WHOLE, prefix(&golden));
     let requests = requests(&golden, settings);
     assert!(requests.len() > 10);
-    let one = all_ranks(&golden, 1, settings, &requests, 4096);
+    let one = all_ranks(&golden, 1, settings, &requests, whole());
     let mut worst = 0f64;
     for (key, (logprobs, ranks, top)) in &one {
         let wanted = floats(&golden.items()[*key as usize]["score"]["logprobs"]);
@@ -117,9 +133,22 @@ pub fn play(name: &str) {
         }
     }
     println!("{name}: largest difference of a log-probability {worst:.1e}");
-    for (ranks, portion) in [(1, 1), (1, 100), (2, 4096), (2, 60), (3, 4096), (3, 1), (9, 200)] {
-        let shared = all_ranks(&golden, ranks, settings, &requests, portion);
-        assert!(shared == one, "{name} on {ranks} ranks, {portion} tokens at once");
+    let longest = requests.iter().map(|r| r.ids.len() + r.source.len()).max().unwrap();
+    for (ranks, portion, most) in [
+        (1, 1, usize::MAX),
+        (1, 100, 1),
+        (1, longest / 2, longest),
+        (2, 4096, usize::MAX),
+        (2, 60, longest + 3),
+        (3, 4096, longest),
+        (3, 1, 1),
+        (9, 200, 2 * longest),
+    ] {
+        let shared = all_ranks(&golden, ranks, settings, &requests, plan(portion, most));
+        assert!(
+            shared == one,
+            "{name} on {ranks} ranks, {portion} to {most} tokens at once"
+        );
     }
 }
 
@@ -134,7 +163,11 @@ pub fn play_windows(name: &str) {
     ] {
         let settings = settings(cut, prefix);
         let texts = requests(&golden, settings);
-        let found = all_ranks(&golden, 2, settings, &texts, 50);
+        let found = all_ranks(&golden, 2, settings, &texts, plan(50, usize::MAX));
+        for most in [1, cut.window, cut.window + 3] {
+            let bounded = all_ranks(&golden, 2, settings, &texts, plan(most, most));
+            assert!(bounded == found, "{cut:?}, {prefix:?}, {most} tokens at most");
+        }
         // Each window as a text of its own: all it reads, then the last token that it scores.
         let (mut alone, mut scored) = (Vec::new(), Vec::new());
         for text in &texts {
@@ -150,7 +183,7 @@ pub fn play_windows(name: &str) {
                 scored.push((text.key, window.scored.len()));
             }
         }
-        let each = all_ranks(&golden, 1, self::settings(WHOLE, Prefix::None), &alone, 4096);
+        let each = all_ranks(&golden, 1, self::settings(WHOLE, Prefix::None), &alone, whole());
         let mut joined: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
         for (number, (key, count)) in scored.into_iter().enumerate() {
             let logprobs = &each[&(number as u64)].0;

@@ -1,7 +1,7 @@
 //! Rows whose scores are large: held in memory a few at a time.
 
 use super::job::{folder, identity};
-use sluicegate::results::{JobIdentity, Judge, Metric, Opened, Parts, Results, Row, SegmentName, Timing};
+use sluicegate::results::{JobIdentity, Judge, Metric, Opened, Parts, Results, Row, SegmentName, Status, Timing};
 use std::path::Path;
 
 /// Bytes that rows may take at once, and one more of them.
@@ -27,16 +27,22 @@ fn scores(rows: &[Row]) -> usize {
     rows.iter().map(|row| 8 * row.top_ids.len()).sum()
 }
 
+fn texts(rows: &[Row]) -> usize {
+    rows.iter().map(|row| row.input.len() + row.output.len()).sum()
+}
+
 /// Notes what is held at once.
 #[derive(Default)]
 struct Watched {
     held: Vec<usize>,
+    texts: Vec<usize>,
     rows: usize,
 }
 
 impl Judge for Watched {
     fn see(&mut self, rows: &[Row]) -> anyhow::Result<()> {
         self.held.push(scores(rows));
+        self.texts.push(texts(rows));
         self.rows += rows.len();
         Ok(())
     }
@@ -90,26 +96,39 @@ fn large_scores_are_merged_and_read_a_few_rows_at_a_time() {
     assert!(results.blocks(3).all(|block| block.expect("a block").len() <= 3));
 }
 
+/// Many short rows, then rows of a long text without tokens, as those are that cannot be used.
+const SHORT: u64 = 5000;
+
+fn of_text(index: u64) -> Row {
+    let text = "word ".repeat(if index < SHORT { 1 } else { 100_000 });
+    match index < SHORT {
+        true => Row {
+            index,
+            input: text.clone(),
+            output: text,
+            ids: vec![7; 3],
+            ..Row::default()
+        },
+        false => Row {
+            index,
+            input: text,
+            status: Status::Failed,
+            ..Row::default()
+        },
+    }
+}
+
 #[test]
-fn long_texts_of_few_tokens_are_read_a_few_rows_at_a_time() {
+fn long_texts_without_tokens_are_merged_and_read_a_few_rows_at_a_time() {
     let folder = folder();
-    let (out, count) = (folder.path().join("out.h5"), 400);
+    let (out, count) = (folder.path().join("out.h5"), SHORT + 120);
     let Ok(Opened::Ready { parts, .. }) = Parts::open_or_create(&out, &identity(count), false) else {
         panic!("not opened")
-    };
-    // Short ones first, from which no more can be concluded than from those that follow.
-    let text = |index: u64| "word ".repeat(if index < 20 { 1 } else { 20_000 });
-    let row = |index| Row {
-        index,
-        input: text(index),
-        output: text(index),
-        ids: vec![7; 3],
-        ..Row::default()
     };
     for rank in 0..4 {
         let each = count / 4;
         let mut rows: Vec<Row> = (u64::from(rank) * each..(u64::from(rank) + 1) * each)
-            .map(row)
+            .map(of_text)
             .collect();
         let name = SegmentName {
             attempt: 1,
@@ -120,15 +139,29 @@ fn long_texts_of_few_tokens_are_read_a_few_rows_at_a_time() {
             .write_segment(name, &mut rows, None, &[], &Timing::default())
             .expect("a segment");
     }
-    parts.merge(&mut Watched::default()).expect("a merge");
-    let results = Results::open(&out).expect("results");
-    let mut read = 0;
-    for block in results.blocks(4096) {
-        let block = block.expect("a block");
-        let held: usize = block.iter().map(|r| r.input.len() + r.output.len()).sum();
-        assert!(held <= BLOCK, "{held} bytes in {} rows", block.len());
-        assert!(block.iter().zip(read..).all(|(found, index)| *found == row(index)));
-        read += block.len() as u64;
+    let mut watched = Watched::default();
+    parts.merge(&mut watched).expect("a merge");
+    let read = || {
+        let (mut held, mut rows) = (Vec::new(), 0);
+        for block in Results::open(&out).expect("results").blocks(4096) {
+            let block = block.expect("a block");
+            held.push(texts(&block));
+            assert!(block.iter().zip(rows..).all(|(found, index)| *found == of_text(index)));
+            rows += block.len() as u64;
+        }
+        assert_eq!(rows, count);
+        held
+    };
+    for held in [watched.texts, read()] {
+        assert!(held.len() < 10 && held.iter().all(|held| *held <= BLOCK), "{held:?}");
     }
-    assert_eq!(read, count);
+    // A file that doesn't say how long texts are, as earlier versions wrote them.
+    let file = hdf5::File::open_rw(&out).expect("a file");
+    file.group("output").expect("a group").unlink("bytes").expect("gone");
+    file.close().expect("closed");
+    let held = read();
+    assert!(
+        held.len() < 100 && held.iter().all(|held| *held <= 2 * BLOCK),
+        "{held:?}"
+    );
 }

@@ -232,7 +232,7 @@ fn datasets_of_another_length_are_named() {
             assert!(message.contains(part), "{name}: {message}");
         }
     }
-    for name in ["scores/offsets", "tokens/offsets", "output/score"] {
+    for name in ["scores/offsets", "tokens/offsets", "output/score", "output/bytes"] {
         let message = refused(&|file| file.dataset(name).expect(name).resize(vec![4]).expect("cut"));
         assert!(message.contains(&format!("/{name} has 4")), "{name}: {message}");
     }

@@ -319,6 +319,7 @@ impl Spec {
             experts: self.moe.experts,
             top_k: self.moe.rule.top_k(),
             d_ff: self.moe.width,
+            d_dense: self.layers.iter().filter_map(|layer| layer.dense).max().unwrap_or(0),
             unnumbered: None,
             positions: self.positions,
             computed: self.rope.end(),

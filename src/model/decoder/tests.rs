@@ -202,6 +202,11 @@ fn layers_are_dense_or_have_windows_as_the_configuration_says() {
         dense(&read(&small(), &deepseek_v2::FAMILY).unwrap()),
         [Some(96), None, None, None]
     );
+    // A dense layer's inner rows lie beside those of experts: the widest counts, however few layers are dense.
+    let sparse = read(&with("first_k_dense_replace", json!(0)), &deepseek_v2::FAMILY).unwrap();
+    let [few, none] = [&read(&small(), &deepseek_v2::FAMILY).unwrap(), &sparse].map(Spec::shape);
+    assert_eq!((few.d_ff, few.d_dense, none.d_dense), (32, 96, 0));
+    assert_eq!(few.activation_bytes() - none.activation_bytes(), 4 * 96);
     let mut silent = small();
     silent.as_object_mut().unwrap().remove("first_k_dense_replace");
     assert_eq!(

@@ -207,6 +207,12 @@ impl Spec {
             experts: self.experts,
             top_k: self.rule.top_k(),
             d_ff: self.encoder.d_ff.max(self.decoder.d_ff),
+            d_dense: [&self.encoder, &self.decoder]
+                .into_iter()
+                .filter(|stack| stack.sparse.contains(&false))
+                .map(|stack| stack.d_ff)
+                .max()
+                .unwrap_or(0),
             unnumbered: match self.positions {
                 Positions::Sinusoids { pad } => Some(pad),
                 Positions::Relative { .. } => None,

@@ -257,6 +257,7 @@ mod tests {
         assert_eq!((config.layer_norm_epsilon, config.router_bias), (1e-6, false));
         let shape = config.spec().shape();
         assert_eq!((shape.cache_row, shape.layers, shape.top_k), ([8, 8], 3, 1));
+        assert_eq!((shape.d_dense, shape.d_ff), (config.d_ff, config.d_ff));
         assert_eq!(shape.encoder_moe, ["encoder.block.1", "encoder.block.3"]);
         assert_eq!(shape.decoder_moe, ["decoder.block.1"]);
         let special = config.special_tokens();
