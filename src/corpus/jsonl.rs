@@ -1,5 +1,8 @@
 //! Rows of one JSON object a line.
 
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::prompt::prompt;
@@ -31,6 +34,7 @@ pub(crate) fn row(line: &str, reading: &Reading) -> Result<(Record, Object), Str
     }
     record.id = first(&object, Role::Id.names(reading.kind), |name, value| match value {
         Value::String(id) if id.is_empty() => Ok(None),
+        Value::Number(id) if id.is_f64() => Ok(Some(as_written(line, name))),
         Value::Number(id) => Ok(Some(id.to_string())),
         value => string(Some(value), name).map(Some),
     })?;
@@ -41,6 +45,15 @@ pub(crate) fn row(line: &str, reading: &Reading) -> Result<(Record, Object), Str
     }
     refuse_nul(&record)?;
     Ok((record, object))
+}
+
+/// A number member of a row as it is written there: digits beyond what a number in memory has are part of a name.
+fn as_written(line: &str, name: &str) -> String {
+    let members: HashMap<String, &RawValue> = serde_json::from_str(line).unwrap_or_default();
+    members
+        .get(name)
+        .map(|value| value.get().to_owned())
+        .unwrap_or_default()
 }
 
 /// The text of a row that is no prompt.
@@ -176,6 +189,18 @@ mod tests {
         let id = |line: &str| read(line, Kind::Sentences).id;
         assert_eq!(id(r#"{"text": "a", "custom_id": "", "id": "z"}"#).as_deref(), Some("z"));
         assert_eq!(id(r#"{"text": "a", "custom_id": null}"#), None);
+        for number in [
+            "7",
+            "-3",
+            "123456789012345678901234567890",
+            "1e5",
+            "-0",
+            "0.30000000000000000000004",
+            "18446744073709551616",
+        ] {
+            let row = format!(r#"{{"text": "a", "custom_id": {number}}}"#);
+            assert_eq!(id(&row).as_deref(), Some(number));
+        }
         for (bad, what) in [
             (r#"{"text": "a""#, "not JSON: EOF while parsing an object at column"),
             (r#"["a"]"#, "not a JSON object"),

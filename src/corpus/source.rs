@@ -114,9 +114,11 @@ pub(crate) fn read_error(path: &Path, packing: Packing, decoded: u64, error: io:
     };
     match error.kind() {
         io::ErrorKind::UnexpectedEof => anyhow::anyhow!(
-            "{path}: ends in the middle of a {part}, at decoded byte {decoded}: the file is cut off; copy or make it again"
+            "{path}: ends in the middle of a {part}, at decoded byte {decoded}: the file is cut off, or something else \
+             follows its data; copy or make it again"
         ),
-        _ => anyhow::anyhow!("{path}: cannot be unpacked beyond decoded byte {decoded} ({error}): copy or make it again"),
+        _ => anyhow::anyhow!("{path}: cannot be unpacked beyond decoded byte {decoded} ({error}): damaged, or something else follows its \
+             data; copy or make it again"),
     }
 }
 

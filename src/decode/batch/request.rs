@@ -23,7 +23,7 @@ pub struct Output {
     pub forced: Option<u32>,
     /// Tokens it may come to at most, where that is less than for all ([`Settings::max_length`](crate::decode::search::Settings::max_length)).
     pub most: Option<usize>,
-    /// Tokens before which it may not end, where that is more than for all ([`Settings::min_length`]).
+    /// Tokens before which it may not end, where that is more than for all ([`Settings::min_length`](crate::decode::search::Settings::min_length)).
     pub least: usize,
     /// Strings that end it.
     pub stops: Option<Arc<Stops>>,
