@@ -176,7 +176,7 @@ struct Comparison<'a> {
 /// Compares a file with every group of references.
 fn compare(results: &Results, groups: &[Group], measures: &[Measure]) -> Result<Vec<System>> {
     let path = results.path().display();
-    let records = results.rows() / results.identity().outputs.max(1);
+    let records = results.rows() / results.identity().outputs;
     let mut comparisons = Vec::new();
     for group in groups {
         for (file, scan) in group.files.iter().zip(&group.scans) {
