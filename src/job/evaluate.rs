@@ -57,8 +57,8 @@ struct Group {
 /// Computes what `args` ask for and writes it as a table or as JSON.
 ///
 /// # Errors
-/// A file is no finished result (see [`Results::open`]) or holds neither texts nor scores; references are missing, can't be
-/// read or have another number of lines; `to` can't be written.
+/// A file is no finished result (see [`Results::open`]), is damaged, or holds neither texts nor scores; references are
+/// missing, can't be read or have another number of lines; `to` can't be written.
 pub fn run(args: &EvaluateArgs, to: &mut dyn Write) -> Result<Exit> {
     let mut seen = BTreeSet::new();
     let (mut texts, mut scored) = (Vec::new(), Vec::new());
@@ -176,7 +176,7 @@ struct Comparison<'a> {
 /// Compares a file with every group of references.
 fn compare(results: &Results, groups: &[Group], measures: &[Measure]) -> Result<Vec<System>> {
     let path = results.path().display();
-    let records = results.rows() / results.identity().outputs.max(1);
+    let records = results.rows() / results.identity().outputs;
     let mut comparisons = Vec::new();
     for group in groups {
         for (file, scan) in group.files.iter().zip(&group.scans) {
@@ -307,7 +307,8 @@ fn sum_up(results: &Results) -> Result<Scored> {
         for row in block.with_context(|| format!("{}", results.path().display()))? {
             statuses[row.status as usize] += 1;
             if !matches!(row.status, Status::Blank | Status::Failed) {
-                sums.add(row.scored_text(), &row.logprobs);
+                let added = sums.add(row.scored_text(), &row.logprobs);
+                added.with_context(|| format!("{} is damaged: row {}", results.path().display(), row.index))?;
             }
         }
     }

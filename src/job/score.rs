@@ -373,7 +373,8 @@ impl Judge for Perplexity {
         self.tally.see(rows)?;
         let used = |row: &&Row| !matches!(row.status, Status::Blank | Status::Failed);
         for row in rows.iter().filter(used) {
-            self.sums.add(row.scored_text(), &row.logprobs);
+            let added = self.sums.add(row.scored_text(), &row.logprobs);
+            added.with_context(|| format!("row {}", row.index))?;
         }
         Ok(())
     }

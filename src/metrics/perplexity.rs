@@ -5,6 +5,7 @@
 
 use super::sum::FixedSum;
 use super::words;
+use anyhow::{ensure, Result};
 
 /// Log-probabilities from here on in size are none that a model gives.
 const BEYOND: f32 = 1e12;
@@ -19,30 +20,43 @@ pub struct Sums {
     pub words: u64,
     /// Bytes of UTF-8, line ends left out.
     pub bytes: u64,
-    /// Tokens whose log-probability is not finite, such as minus infinity; the perplexity is infinite then.
+    /// Tokens whose log-probability is minus infinity; the perplexity is infinite then.
     pub impossible: u64,
     logprob: FixedSum,
 }
 
 impl Sums {
     /// Adds a text and the log-probabilities of its tokens (nat).
-    pub fn add(&mut self, text: &str, logprobs: &[f32]) {
+    ///
+    /// # Errors
+    /// One is not a number, or infinite: no model gives that. Then nothing is added.
+    pub fn add(&mut self, text: &str, logprobs: &[f32]) -> Result<()> {
+        self.add_logprobs(logprobs)?;
         self.words += words(text).count() as u64;
         self.bytes += text.len() as u64;
-        self.add_logprobs(logprobs);
+        Ok(())
     }
 
     /// Adds log-probabilities (nat) of tokens alone, such as a part of a text that was added already.
-    pub fn add_logprobs(&mut self, logprobs: &[f32]) {
+    ///
+    /// # Errors
+    /// See [`add`](Sums::add).
+    pub fn add_logprobs(&mut self, logprobs: &[f32]) -> Result<()> {
+        for (token, logprob) in logprobs.iter().enumerate() {
+            ensure!(
+                *logprob < BEYOND,
+                "scored token {token} has a log-probability of {logprob}, which no model gives"
+            );
+        }
         self.tokens += logprobs.len() as u64;
         for logprob in logprobs {
-            // Not a number counts here too.
-            if logprob.abs() < BEYOND {
+            if *logprob > -BEYOND {
                 self.logprob.add(f64::from(*logprob));
             } else {
                 self.impossible += 1;
             }
         }
+        Ok(())
     }
 
     /// Adds what another has seen.
@@ -68,24 +82,24 @@ impl Sums {
         self.mean(self.tokens).map(f64::exp)
     }
 
-    /// Perplexity by word; none without words.
+    /// Perplexity by word; none without words or tokens.
     pub fn word_perplexity(&self) -> Option<f64> {
         self.mean(self.words).map(f64::exp)
     }
 
-    /// Perplexity by byte; none without bytes.
+    /// Perplexity by byte; none without bytes or tokens.
     pub fn byte_perplexity(&self) -> Option<f64> {
         self.mean(self.bytes).map(f64::exp)
     }
 
-    /// Bits that a byte takes; none without bytes.
+    /// Bits that a byte takes; none without bytes or tokens.
     pub fn bits_per_byte(&self) -> Option<f64> {
         self.mean(self.bytes).map(|nats| nats / std::f64::consts::LN_2)
     }
 
-    /// Negative log-probability (nat) for each of `count`.
+    /// Negative log-probability (nat) for each of `count`, never -0. Where no token was scored, words and bytes say nothing.
     fn mean(&self, count: u64) -> Option<f64> {
-        (count > 0).then(|| -self.logprob() / count as f64)
+        (count > 0 && self.tokens > 0).then(|| (0.0 - self.logprob()) / count as f64)
     }
 }
 
@@ -96,8 +110,8 @@ mod tests {
     #[test]
     fn the_definition() {
         let mut sums = Sums::default();
-        sums.add(" two words ", &[-1.0, -2.5, -0.25]);
-        sums.add("", &[]);
+        sums.add(" two words ", &[-1.0, -2.5, -0.25]).expect("added");
+        sums.add("", &[]).expect("added");
         assert_eq!((sums.tokens, sums.words, sums.bytes), (3, 2, 11));
         assert_eq!(sums.logprob(), -3.75);
         assert_eq!(sums.token_perplexity(), Some(1.25f64.exp()));
@@ -108,9 +122,15 @@ mod tests {
 
     #[test]
     fn nothing_has_no_perplexity() {
-        let sums = Sums::default();
-        assert_eq!((sums.token_perplexity(), sums.word_perplexity()), (None, None));
-        assert_eq!((sums.byte_perplexity(), sums.bits_per_byte()), (None, None));
+        let mut sums = Sums::default();
+        for text in ["", "one word and more"] {
+            sums.add(text, &[]).expect("added");
+            assert_eq!((sums.token_perplexity(), sums.word_perplexity()), (None, None));
+            assert_eq!((sums.byte_perplexity(), sums.bits_per_byte()), (None, None));
+        }
+        sums.add("", &[0.0]).expect("added");
+        assert_eq!(sums.token_perplexity(), Some(1.0));
+        assert_eq!(sums.bits_per_byte().map(f64::to_bits), Some(0));
     }
 
     #[test]
@@ -124,7 +144,9 @@ mod tests {
             .collect();
         let of = |rows: &[(String, Vec<f32>)]| {
             let mut sums = Sums::default();
-            rows.iter().for_each(|(text, logprobs)| sums.add(text, logprobs));
+            for (text, logprobs) in rows {
+                sums.add(text, logprobs).expect("added");
+            }
             sums
         };
         let whole = of(&rows);
@@ -141,9 +163,22 @@ mod tests {
     #[test]
     fn what_is_impossible_is_said() {
         let mut sums = Sums::default();
-        sums.add("a b", &[-1.0, f32::NEG_INFINITY, f32::NAN]);
-        assert_eq!((sums.tokens, sums.impossible), (3, 2));
+        sums.add("a b", &[-1.0, f32::NEG_INFINITY]).expect("added");
+        assert_eq!((sums.tokens, sums.impossible), (2, 1));
         assert_eq!(sums.logprob(), f64::NEG_INFINITY);
         assert_eq!(sums.token_perplexity(), Some(f64::INFINITY));
+    }
+
+    #[test]
+    fn what_no_model_gives_is_refused() {
+        let mut sums = Sums::default();
+        sums.add("a", &[-1.0]).expect("added");
+        for (wrong, said) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (1e13, "1000")] {
+            let before = sums;
+            let error = sums.add("a b", &[-1.0, f32::NEG_INFINITY, wrong]).expect_err("refused");
+            let start = format!("scored token 2 has a log-probability of {said}");
+            assert!(error.to_string().starts_with(&start), "{error}");
+            assert_eq!(sums, before);
+        }
     }
 }

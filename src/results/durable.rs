@@ -67,8 +67,10 @@ pub(crate) fn checksum(path: &Path) -> Result<(String, u64)> {
         hash.update(&buffer[..got]);
         bytes += got as u64;
     }
-    Ok((
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
-        bytes,
-    ))
+    Ok((hex(&hash.finalize()), bytes))
+}
+
+/// A digest in hexadecimal.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

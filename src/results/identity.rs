@@ -1,6 +1,6 @@
 //! Which job a result belongs to, and how two jobs differ.
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -63,6 +63,16 @@ impl JobIdentity {
         all.insert("rows".to_owned(), self.rows.into());
         all.insert("outputs".to_owned(), self.outputs.into());
         all
+    }
+
+    /// Refuses numbers of rows that no job has.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (rows, outputs) = (self.rows, self.outputs);
+        ensure!(
+            outputs > 0 && rows.is_multiple_of(outputs),
+            "the job's identity has {rows} rows and {outputs} outputs of each record: rows must be a multiple of outputs"
+        );
+        Ok(())
     }
 
     /// Compact JSON, as it is kept in the parts folder and the finished file.

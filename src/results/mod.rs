@@ -23,6 +23,7 @@ mod resume;
 mod routing;
 mod row;
 mod scores;
+mod seal;
 mod segment;
 mod trace;
 mod writer;

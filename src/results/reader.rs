@@ -229,9 +229,17 @@ impl Results {
             path.display()
         );
         let identity = get_text(&file, "identity")?;
-        let identity = serde_json::from_str(&identity)
-            .with_context(|| format!("{}: the attribute `identity` is damaged", path.display()))?;
+        let damaged = || format!("{}: the attribute `identity` is damaged", path.display());
+        let identity: JobIdentity = serde_json::from_str(&identity).with_context(damaged)?;
+        identity.check().with_context(damaged)?;
         let rows = RowReader::open(&file)?;
+        ensure!(
+            identity.rows == rows.rows() as u64,
+            "{} is damaged: its identity has {} rows, /input/index has {}",
+            path.display(),
+            identity.rows,
+            rows.rows()
+        );
         Ok(Results {
             file,
             path: path.to_owned(),

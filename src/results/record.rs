@@ -2,6 +2,7 @@
 
 use super::durable::{checksum, write_whole};
 use super::row::Timing;
+use super::seal::{sealed, unseal};
 use super::trace::StepRun;
 use super::writer::Contents;
 use anyhow::{ensure, Context, Result};
@@ -53,7 +54,7 @@ impl Record {
 
     /// Writes the record of `segment`, wholly or not at all.
     pub fn write(&self, segment: &Path) -> Result<()> {
-        let json = serde_json::to_vec(self).context("cannot write a segment's record as JSON")?;
+        let json = sealed(self).context("cannot write a segment's record as JSON")?;
         write_whole(&Record::path(segment), &json, || {
             crate::comm::crash::crash_point("record-before-rename")
         })
@@ -63,7 +64,7 @@ impl Record {
     pub fn read(segment: &Path) -> Result<Record> {
         let path = Record::path(segment);
         let json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&json).with_context(|| format!("{} is not a whole segment record", path.display()))
+        unseal(&json).with_context(|| format!("{} is not a whole segment record", path.display()))
     }
 
     /// Compares the segment's bytes with the record.

@@ -6,6 +6,7 @@ use super::identity::JobIdentity;
 use super::lock::Lock;
 use super::reader::Results;
 use super::record::Record;
+use super::seal::{sealed, unseal};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -55,7 +56,10 @@ pub(crate) fn read_job(dir: &Path) -> Result<JobFile> {
     let path = dir.join("job.json");
     let json = fs::read(&path)
         .with_context(|| format!("cannot read {}: is {} a parts folder?", path.display(), dir.display()))?;
-    serde_json::from_slice(&json).with_context(|| format!("{} is damaged", path.display()))
+    let damaged = || format!("{} is damaged", path.display());
+    let job: JobFile = unseal(&json).with_context(damaged)?;
+    job.identity.check().with_context(damaged)?;
+    Ok(job)
 }
 
 /// Enters this start of the job into `job.json`; gives its number.
@@ -94,7 +98,7 @@ pub(crate) fn start(out: &Path, dir: &Path, identity: &JobIdentity) -> Result<Jo
         started,
         creator_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let json = serde_json::to_vec_pretty(&job).context("cannot write the job's identity as JSON")?;
+    let json = sealed(&job).context("cannot write the job's identity as JSON")?;
     write_whole(&path, &json, || ())?;
     Ok(job)
 }

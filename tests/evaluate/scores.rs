@@ -21,7 +21,7 @@ fn shards_of_scores_add_up() {
     let mut sums = Sums::default();
     rows.iter()
         .filter(|row| row.status == Status::Ok)
-        .for_each(|row| sums.add(&row.input, &row.logprobs));
+        .for_each(|row| sums.add(&row.input, &row.logprobs).expect("added"));
     place.results("whole.h5", &SCORE, rows.clone());
     place.results("1.h5", &SCORE, rows[..5].to_vec());
     place.results("2.h5", &SCORE, rows[5..].to_vec());
@@ -77,13 +77,53 @@ fn what_a_score_cannot_say() {
     let table = place.prints(1, "odd.h5");
     for part in [
         "inf",
-        "1 tokens have no finite",
+        "1 tokens have a log-probability of -inf",
         "1 rows were cut",
         "1 failed and 0 blank rows are left out",
     ] {
         assert!(table.contains(part), "{part} is not in\n{table}");
     }
     assert!(place.prints(1, "odd.h5 --json").contains("\"token_perplexity\": null"));
+}
+
+#[test]
+fn words_without_a_scored_token_have_no_figures() {
+    let place = Place::new();
+    place.results("none.h5", &SCORE, vec![scored("two words", &[], Status::Ok)]);
+    let page = place.json("none.h5");
+    let sums = page["scored"][0]["perplexity"].as_object().unwrap();
+    assert_eq!((&sums["tokens"], &sums["words"]), (&json!(0), &json!(2)));
+    for name in [
+        "token_perplexity",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+    ] {
+        assert_eq!(sums[name], Value::Null, "{name}");
+    }
+    let table = place.prints(0, "none.h5");
+    let cells = table.lines().nth(1).unwrap().split_whitespace().rev();
+    assert_eq!(cells.take_while(|cell| *cell == "-").count(), 4, "{table}");
+}
+
+#[test]
+fn a_damaged_log_probability_is_refused() {
+    let place = Place::new();
+    for (wrong, said) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let name = format!("{said}.h5");
+        let rows = vec![
+            scored("a", &[-1.0], Status::Ok),
+            scored("b c", &[-1.0, wrong], Status::Ok),
+        ];
+        place.results(&name, &SCORE, rows);
+        place.refused(
+            &name,
+            &[
+                &format!("{name} is damaged: row 1"),
+                &format!("scored token 1 has a log-probability of {said}"),
+            ],
+        );
+    }
 }
 
 #[test]

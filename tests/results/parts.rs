@@ -68,6 +68,103 @@ fn resume_keeps_whole_segments_and_drops_torn_ones() {
     assert_eq!(untimed(&out), untimed(&plain));
 }
 
+/// Another character in place of one: a digit for a digit, so that the JSON stays one.
+fn another(character: u8) -> u8 {
+    match character {
+        b'0'..=b'8' => character + 1,
+        b'9' => b'0',
+        _ => character ^ 1,
+    }
+}
+
+#[test]
+fn a_changed_character_of_a_record_costs_its_rows_and_no_more() {
+    let folder = folder();
+    let plain = folder.path().join("plain.h5");
+    let (rows, kept) = (12, [0, 1, 2, 5, 7, 8]);
+    run_split(&plain, rows, &mut Dice(3));
+    let plain = untimed(&plain);
+    let out = folder.path().join("out.h5");
+    let (parts, _) = open(&out, rows);
+    let other = write(&parts, 1, 0, vec![row(3), row(11)]);
+    let segment = write(&parts, 0, 0, kept.map(row).to_vec());
+    let (dir, record) = (parts.dir().to_owned(), segment.with_extension("json"));
+    drop(parts);
+    let read = |path: &Path| fs::read(path).expect("bytes");
+    let job = dir.join("job.json");
+    let files: Vec<_> = [&job, &segment, &record, &other, &other.with_extension("json")]
+        .map(|path| (path.clone(), read(path)))
+        .into();
+    let whole = read(&record);
+    let text = String::from_utf8(whole.clone()).expect("UTF-8");
+    let ranges = text.find("ranges").expect("ranges");
+    let digest = text.find("\"digest\"").expect("a digest");
+    for place in (ranges..ranges + 32).chain((0..whole.len()).step_by(11)) {
+        let _ = fs::remove_file(&out);
+        fs::create_dir_all(&dir).expect("a folder");
+        files
+            .iter()
+            .for_each(|(path, bytes)| fs::write(path, bytes).expect("written"));
+        let mut changed = whole.clone();
+        changed[place] = another(changed[place]);
+        fs::write(&record, &changed).expect("changed");
+        let what = format!("at {place}: {}", String::from_utf8_lossy(&changed));
+        if place < digest {
+            let refused = merge(&dir, &out, &mut Tally::default()).expect_err(&what);
+            let refused = format!("{refused:#}");
+            for part in ["run the job's command again", "a0001-r00000-s000000.json"] {
+                assert!(refused.contains(part), "{what}: {refused}");
+            }
+        }
+        let (parts, done) = open(&out, rows);
+        let expected = if place < digest { vec![3, 11] } else { vec![] };
+        assert!(expected.iter().all(|row| done.contains(*row)), "{what}");
+        assert!(place >= digest || done.count() == 2, "{what}");
+        let missing = (0..rows).filter(|index| !done.contains(*index)).map(row).collect();
+        write(&parts, 0, 0, missing);
+        parts.merge(&mut Tally::default()).expect(&what);
+        assert!(untimed(&out) == plain, "{what}");
+    }
+}
+
+#[test]
+fn a_damaged_job_is_refused() {
+    let folder = folder();
+    let out = folder.path().join("out.h5");
+    let (parts, _) = open(&out, 12);
+    write(&parts, 0, 0, (0..12).map(row).collect());
+    let job = parts.dir().join("job.json");
+    drop(parts);
+    let whole = fs::read_to_string(&job).expect("a job");
+    let refused = |text: &str| {
+        fs::write(&job, text).expect("written");
+        let merged = merge(&parts_path(&out), &out, &mut Tally::default()).expect_err("merged");
+        let opened = Parts::open_or_create(&out, &identity(12), false).expect_err("opened");
+        assert!(!out.exists());
+        [merged, opened].map(|error| format!("{error:#}"))
+    };
+    for outputs in ["0", "2", "3", "5"] {
+        let changed = whole.replacen("\"outputs\":1", &format!("\"outputs\":{outputs}"), 1);
+        assert_ne!(changed, whole);
+        for message in refused(&changed) {
+            let said = message.contains("job.json is damaged") && message.contains("SHA-256");
+            assert!(said, "{outputs}: {message}");
+        }
+        // As earlier versions wrote it.
+        let (plain, _) = changed.split_once(",\n\"digest\"").expect("a digest");
+        if ["0", "5"].contains(&outputs) {
+            for message in refused(&format!("{plain}}}")) {
+                let said = message.contains("job.json is damaged") && message.contains("multiple of outputs");
+                assert!(said, "{outputs}: {message}");
+            }
+        }
+    }
+    let (plain, _) = whole.split_once(",\n\"digest\"").expect("a digest");
+    fs::write(&job, format!("{plain}}}")).expect("written");
+    let (parts, done) = open(&out, 12);
+    assert_eq!((parts.attempt(), done.count()), (2, 12));
+}
+
 #[test]
 fn segments_that_make_no_sense_are_refused() {
     let folder = folder();

@@ -2,6 +2,7 @@
 
 use super::job::{folder, folder_alone, identity, open, row, run_split, show, write, Dice};
 use super::large::score;
+use hdf5::types::VarLenUnicode;
 use serde_json::json;
 use sluicegate::job;
 use sluicegate::job::show::{ShowFormat, ShowOptions};
@@ -247,6 +248,19 @@ fn datasets_of_another_length_are_named() {
         message.contains("/scores/top_logprobs has 3 numbers a token"),
         "{message}"
     );
+    for (rows, outputs) in [(6, 0), (6, 4), (3, 1)] {
+        let message = refused(&|file| {
+            let attribute = file.attr("identity").expect("an identity");
+            let text: VarLenUnicode = attribute.read_scalar().expect("a text");
+            let mut identity: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            (identity["rows"], identity["outputs"]) = (json!(rows), json!(outputs));
+            let text: VarLenUnicode = identity.to_string().parse().expect("a text");
+            attribute.write_scalar(&text).expect("written");
+        });
+        for part in ["out.h5", "damaged", &format!("{rows} rows")] {
+            assert!(message.contains(part), "{rows} {outputs}: {message}");
+        }
+    }
     // What only shows as rows are read.
     fs::write(&out, &whole).expect("written");
     let file = hdf5::File::open_rw(&out).expect("a file");

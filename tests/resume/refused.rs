@@ -110,10 +110,36 @@ fn standard_input_is_kept_until_its_job_is_done() {
             ended.stderr
         );
         bench.same(&out, &plain);
-        let ended = bench.run(&piped(&text, 1), &out, "");
-        assert!(ended.stdout.contains("is finished already"), "{}", ended.stdout);
-        bench.same(&out, &plain);
+        for (input, ranks) in [(text.as_str(), 1), ("", 2)] {
+            let ended = bench.run(&piped(input, ranks), &out, "");
+            assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+            assert!(ended.stdout.contains("is finished already"), "{}", ended.stdout);
+            bench.same(&out, &plain);
+        }
+        // What else differs is refused as ever, and so is another input.
+        for (input, more, name) in [
+            ("", "--num-beams 2", "num_beams"),
+            ("Something else.\n", "", "input_sha256"),
+        ] {
+            let ended = bench.run(&piped(input, 1), &out, more);
+            assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+            assert!(ended.stderr.contains(&format!("  {name}: ")), "{}", ended.stderr);
+            let input_differs = ended.stderr.contains("  input_sha256: ");
+            assert_eq!(input_differs, !input.is_empty(), "{}", ended.stderr);
+        }
     }
+    // No input at all is another one than a file's.
+    let ended = bench.run(
+        &Start {
+            ranks: 1,
+            stdin: Some(""),
+            ..Start::default()
+        },
+        "plain.h5",
+        "",
+    );
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("  rows: 40 there, 0 now"), "{}", ended.stderr);
     let left = fs::read_dir(bench.path("")).expect("a folder").flatten();
     let left: Vec<_> = left
         .map(|e| e.file_name())

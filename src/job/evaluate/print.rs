@@ -219,7 +219,7 @@ fn notes(page: &mut String, systems: &[System], scored: &[Scored]) {
         }
         if s.sums.impossible > 0 {
             let impossible = s.sums.impossible;
-            let _ = writeln!(page, "{file}: {impossible} tokens have no finite log-probability");
+            let _ = writeln!(page, "{file}: {impossible} tokens have a log-probability of -inf");
         }
     }
     if let Some(what) = apart(scored) {
@@ -233,7 +233,7 @@ mod tests {
 
     fn scored(model: &str, prefix: Value) -> Scored {
         let mut sums = Sums::default();
-        sums.add("a b", &[-1.0, -2.0]);
+        sums.add("a b", &[-1.0, -2.0]).expect("added");
         Scored {
             file: "s.h5".into(),
             model_sha256: model.to_owned(),

@@ -14,6 +14,9 @@ use serde_json::{json, Map, Value};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
+/// The name of the input's digest among the fields of a [`JobIdentity`].
+const INPUT_SHA256: &str = "input_sha256";
+
 /// A checkpoint and what follows from it; every rank opens its own.
 pub struct Opened {
     /// Tensors.
@@ -178,7 +181,10 @@ fn examine(task: &impl Task, paths: &[PathBuf]) -> Result<(Prepared, Option<Part
         bail!("{refusal}");
     }
     task.examine(&scan)?;
-    let identity = identity(task, &scan)?;
+    let mut identity = identity(task, &scan)?;
+    if scan.rows == 0 && is_stdin(task.setup().inputs) && !args.overwrite {
+        suppose_read_before(&mut identity, &args.output);
+    }
     Ok(match Parts::open_or_create(&args.output, &identity, args.overwrite)? {
         Output::AlreadyFinished => {
             let failed = failed_rows(&args.output)?;
@@ -215,6 +221,19 @@ fn examine(task: &impl Task, paths: &[PathBuf]) -> Result<(Prepared, Option<Part
             )
         }
     })
+}
+
+/// Standard input is there only once: an empty one beside a finished output that was made of it means what was read then,
+/// as it does beside an unfinished one.
+fn suppose_read_before(identity: &mut JobIdentity, out: &Path) {
+    // What can't be read, and that there is no output, is said where it is opened.
+    let Ok(there) = Results::open(out) else { return };
+    let there = there.identity();
+    let from_stdin = there.config.get("inputs").is_some_and(|inputs| *inputs == json!(["-"]));
+    if let Some(digest) = there.fields.get(INPUT_SHA256).filter(|_| from_stdin) {
+        identity.fields.insert(INPUT_SHA256.to_string(), digest.clone());
+        identity.rows = there.rows;
+    }
 }
 
 /// Rows that failed in a finished file.
@@ -265,7 +284,7 @@ fn identity(task: &impl Task, scan: &Scan) -> Result<JobIdentity> {
         ..
     } = task.setup();
     let common = [
-        ("input_sha256", json!(scan.digest)),
+        (INPUT_SHA256, json!(scan.digest)),
         ("reading", json!(task.reading())),
         ("dtype", json!(dtype_name(opened.dtype))),
         ("routing", json!(args.routing)),
