@@ -181,6 +181,35 @@ fn rotary_positions_are_read_in_both_styles() {
     }
 }
 
+/// What transformers 5.23 and 4.57 take where `config.json` says nothing.
+#[test]
+fn a_silent_configuration_has_the_reference_s_base_of_rotary_positions() {
+    for family in ALL {
+        let expected = match family.name {
+            "mixtral" | "phimoe" => 1e6,
+            "gpt_oss" => 150_000.0,
+            _ => 1e4,
+        };
+        assert_eq!(read(&small(), family).unwrap().rope.theta, expected, "{}", family.name);
+    }
+}
+
+#[test]
+fn a_switch_that_is_null_is_off_whatever_a_missing_one_is() {
+    let interleaved = |config: &Value| read(config, &deepseek_v3::FAMILY).unwrap().rope.interleaved;
+    assert!(interleaved(&small()) && !interleaved(&with("rope_interleave", json!(null))));
+    let renormalises = |config: &Value| match read(config, &deepseek_v3::FAMILY).unwrap().moe.rule {
+        Rule::Sigmoid { renormalise, .. } => renormalise,
+        other => panic!("{other:?}"),
+    };
+    assert!(renormalises(&small()) && !renormalises(&with("norm_topk_prob", json!(null))));
+    let yarn = json!({"type": "yarn", "factor": 2.0, "truncate": null});
+    match read(&with("rope_scaling", yarn), &olmoe::FAMILY).unwrap().rope.scaling {
+        Scaling::Yarn(yarn) => assert!(!yarn.truncate),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn layers_are_dense_or_have_windows_as_the_configuration_says() {
     let dense = |spec: &Spec| spec.layers.iter().map(|l| l.dense).collect::<Vec<_>>();
