@@ -48,7 +48,7 @@ impl Expected {
 
 /// Compares a checkpoint with its configuration, by headers alone.
 ///
-/// Copies of the embedding (`lm_head`, `embed_tokens`), stored sinusoids and whatever else lies outside the layers are
+/// Copies of an encoder-decoder's embedding (`lm_head`, `embed_tokens`), stored sinusoids and whatever else lies outside the layers are
 /// passed over.
 ///
 /// # Errors

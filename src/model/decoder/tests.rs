@@ -384,6 +384,21 @@ fn tensors_without_a_place_are_refused_with_a_reason() {
 }
 
 #[test]
+fn a_stored_head_is_asked_for_though_it_is_said_to_be_the_embedding() {
+    let tied = read(&with("tie_word_embeddings", json!(true)), &olmoe::FAMILY).unwrap();
+    let asked = |spec: &Spec, stored: bool| {
+        let all = super::inventory::inventory(spec, &|name| stored && name == "lm_head.weight");
+        let head = all.into_iter().find(|t| t.name == "lm_head.weight");
+        head.map(|t| t.shape)
+    };
+    assert_eq!(asked(&tied, false), None);
+    assert_eq!(asked(&tied, true), Some(vec![700, 64]));
+    let untied = read(&small(), &olmoe::FAMILY).unwrap();
+    assert_eq!(asked(&untied, false), Some(vec![700, 64]));
+    assert!(super::inventory::surplus(&tied, "lm_head.bias").is_some());
+}
+
+#[test]
 fn experts_are_found_in_either_form() {
     let spec = read(&small(), &mixtral::FAMILY).unwrap();
     let count = |stored: &dyn Fn(&str) -> bool, part: &str| {
