@@ -1,9 +1,10 @@
 //! JSON files of a model folder, and their keys read with errors that name file, key and value.
 
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{anyhow, bail, Error, Result};
 use serde_json::{Map, Value};
 
 use super::folder::foreign_format;
@@ -14,15 +15,20 @@ use super::folder::foreign_format;
 /// If it isn't there, can't be read, or isn't JSON: line and column are named.
 pub fn read_json(dir: &Path, file: &str) -> Result<Value> {
     let path = dir.join(file);
-    let text = std::fs::read(&path)
-        .with_context(|| format!("{}: a model folder needs this file; download it", path.display()))?;
+    let text = std::fs::read(&path).map_err(|e| {
+        let what = match e.kind() {
+            ErrorKind::NotFound => "a model folder needs this file; download it",
+            _ => "cannot be read",
+        };
+        Error::new(e).context(format!("{}: {what}", path.display()))
+    })?;
     if let Some(foreign) = foreign_format(&text) {
         bail!("{}: {foreign}", path.display());
     }
     serde_json::from_slice(&text).map_err(|e| anyhow!("{}: this is not valid JSON: {e}", path.display()))
 }
 
-/// The keys of one JSON object. A key whose value is `null` counts as absent.
+/// The keys of one JSON object. A key whose value is `null` counts as absent, but a switch: see [`Fields::switch`].
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     map: &'a Map<String, Value>,
@@ -108,11 +114,14 @@ impl<'a> Fields<'a> {
         self.typed(key, "a number", Value::as_f64)
     }
 
-    /// A switch.
+    /// A switch; `null` is off, as it is in Python, whatever a missing one would be.
     ///
     /// # Errors
     /// If the value isn't `true` or `false`.
     pub fn switch(&self, key: &str) -> Result<Option<bool>> {
+        if self.map.get(key).is_some_and(Value::is_null) {
+            return Ok(Some(false));
+        }
         self.typed(key, "true or false", Value::as_bool)
     }
 
@@ -134,7 +143,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The error for a value that was found where `expected` was called for.
-    pub fn refuse(&self, key: &str, expected: &str) -> anyhow::Error {
+    pub fn refuse(&self, key: &str, expected: &str) -> Error {
         let found = self.map.get(key).map_or("missing".to_string(), Value::to_string);
         anyhow!("{}: `{key}` is {found}, expected {expected}", self.path.display())
     }
@@ -166,7 +175,25 @@ mod tests {
         assert!(fields.whole("e", 0..=5).is_err());
         assert!(fields.text("f").is_err());
         assert!(fields.switch("d").is_err());
+        assert_eq!(
+            (fields.switch("b").unwrap(), fields.switch("z").unwrap()),
+            (Some(false), None)
+        );
         assert!(format!("{:#}", fields.need_whole("b", 0..=1).unwrap_err()).contains("`b` is missing"));
         assert!(Fields::new(&json!([1]), Path::new("x")).is_err());
+    }
+
+    #[test]
+    fn only_a_file_that_is_not_there_is_to_be_downloaded() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("folder.json")).unwrap();
+        let said = |file: &str| format!("{:#}", read_json(dir.path(), file).unwrap_err());
+        let missing = said("config.json");
+        assert!(missing.contains("config.json: a model folder needs this file; download it"));
+        let folder = said("folder.json");
+        assert!(
+            folder.contains("folder.json: cannot be read: ") && !folder.contains("download"),
+            "{folder}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! A job over a corpus: an input through a model, over ranks, into one HDF5 file. What a job does with a row is its
 //! [`Task`]'s to say.
 
+mod alike;
 mod desk;
 mod feed;
 mod plan;
@@ -55,6 +56,8 @@ pub fn run<T: Task>(
     };
     agree(world, files.and_then(|()| refuse_device(args)))?;
     let mut task = agree(world, open())?;
+    let hosts = [0, world.rank()].map(|rank| bindings[rank].host.as_str());
+    agree(world, alike::alike(&task, world, hosts))?;
     let (prepared, parts) = agree(world, prepare(&task, world))?;
     let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
         if world.rank() == 0 {

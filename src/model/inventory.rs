@@ -48,8 +48,8 @@ impl Expected {
 
 /// Compares a checkpoint with its configuration, by headers alone.
 ///
-/// Copies of the embedding (`lm_head`, `embed_tokens`), stored sinusoids and whatever else lies outside the layers are
-/// passed over.
+/// Copies of an encoder-decoder's embedding (`lm_head`, `embed_tokens`), stored sinusoids and whatever else lies outside
+/// the layers are passed over.
 ///
 /// # Errors
 /// If a tensor is missing or of another shape or type, or if a layer holds one that the configuration has no place

@@ -10,7 +10,7 @@ use anyhow::{ensure, Result};
 pub const FAMILY: Family = Family {
     name: "phimoe",
     eps: 1e-5,
-    theta: 1e4,
+    theta: 1e6,
     experts: "num_local_experts",
     width: "intermediate_size",
     attention: |config| Ok(Attention::Grouped(config.biased(false)?)),

@@ -1,20 +1,22 @@
 //! Other forms of storage: the same model from the same numbers, to the bit.
 
 use crate::decoder::hidden;
-use crate::Golden;
-use safetensors::tensor::{Dtype, TensorView};
+use crate::{device, load, Golden};
+use safetensors::tensor::{Dtype as Stored, TensorView};
 use sluicegate::checkpoint::Checkpoint;
+use sluicegate::device::{Dtype, Epilogue};
 use sluicegate::model;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 /// Tensors of a checkpoint that a test changes, by name: type, shape and bytes.
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+type Tensors = BTreeMap<String, (Stored, Vec<usize>, Vec<u8>)>;
 
-fn float(shape: &[usize], values: &[f32]) -> (Dtype, Vec<usize>, Vec<u8>) {
+fn float(shape: &[usize], values: &[f32]) -> (Stored, Vec<usize>, Vec<u8>) {
     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    (Dtype::F32, shape.to_vec(), bytes)
+    (Stored::F32, shape.to_vec(), bytes)
 }
 
 fn read(golden: &Golden) -> Tensors {
@@ -80,10 +82,10 @@ fn gpt_oss_in_mxfp4() {
             plain.insert(name.clone(), float(&[experts, columns, rows], &values));
             packed.remove(&name);
             let shape = vec![experts, rows, columns / 32];
-            packed.insert(format!("{name}_scales"), (Dtype::U8, shape.clone(), scales));
+            packed.insert(format!("{name}_scales"), (Stored::U8, shape.clone(), scales));
             packed.insert(
                 format!("{name}_blocks"),
-                (Dtype::U8, [shape, vec![16]].concat(), blocks),
+                (Stored::U8, [shape, vec![16]].concat(), blocks),
             );
         }
     }
@@ -116,7 +118,7 @@ fn deepseek_v3_in_fp8() {
         let chosen = chosen.iter().map(|b| SOME[usize::from(b % 4)]);
         let (bytes, values): (Vec<u8>, Vec<f32>) = chosen.map(|(byte, value)| (byte, value * 0.125)).unzip();
         plain.insert(name.clone(), float(&shape, &values));
-        packed.insert(name.clone(), (Dtype::F8_E4M3, shape, bytes));
+        packed.insert(name.clone(), (Stored::F8_E4M3, shape, bytes));
         packed.insert(format!("{name}_scale_inv"), float(&[1, 1], &[0.125]));
     }
     let dirs = [plain, packed].map(|tensors| write(&golden, &tensors, &[]));
@@ -160,6 +162,54 @@ fn deepseek_is_qwen2_moe_without_biases_and_with_an_open_gate() {
     let dirs = [write(&golden, &qwen, &[]), write(&golden, &deepseek, &config)];
     let [qwen, deepseek] = dirs.each_ref().map(|dir| hidden(dir.path(), &[1, 5, 9, 200, 31, 6]));
     assert_eq!(qwen, deepseek);
+}
+
+/// Hidden states of a text, logits of made-up ones, and the bytes held.
+fn ends(dir: &Path, dtype: Dtype) -> (Vec<u32>, Vec<u32>, u64) {
+    let model = load(dir, dtype, 0, 1);
+    let rows: Vec<f32> = (0..3 * model.shape().d_model)
+        .map(|i| (i as f32 * 0.37).sin())
+        .collect();
+    let mut logits = vec![0.0; 3 * model.head().outputs()];
+    device(1).linear(&rows, model.head(), Epilogue::Store, &mut logits);
+    let logits = logits.iter().map(|x| x.to_bits()).collect();
+    (hidden(dir, &[1, 5, 9, 200, 31, 6]), logits, model.bytes())
+}
+
+/// The reference ties a stored head to the embedding only where both are the same.
+#[test]
+fn a_stored_head_counts_though_it_is_said_to_be_the_embedding() {
+    let Some(golden) = Golden::open("qwen2_moe-s2-step2-tied") else {
+        return;
+    };
+    let untied = ("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    let tied = read(&golden);
+    let (_, shape, bytes) = tied["model.embed_tokens.weight"].clone();
+    let with_head = |bytes: Vec<u8>| {
+        let mut tensors = tied.clone();
+        tensors.insert("lm_head.weight".to_string(), (Stored::F32, shape.clone(), bytes));
+        tensors
+    };
+    let reversed = bytes.as_chunks::<4>().0.iter().rev().copied().flatten().collect();
+    let (copied, other) = (with_head(bytes), with_head(reversed));
+    let [plain, copied, said_tied, said_apart] = [
+        write(&golden, &tied, &[]),
+        write(&golden, &copied, &[]),
+        write(&golden, &other, &[]),
+        write(&golden, &other, &[untied]),
+    ];
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+        let of = |dir: &TempDir| ends(dir.path(), dtype);
+        let (plain, apart) = (of(&plain), of(&said_apart));
+        assert_eq!(of(&copied), plain, "{dtype:?}");
+        assert_eq!(of(&said_tied), apart, "{dtype:?}");
+        assert_ne!(plain.1, apart.1, "{dtype:?}");
+    }
+    let mut narrow = tied.clone();
+    narrow.insert("lm_head.weight".to_string(), float(&[1, 2], &[1.0, 2.0]));
+    let dir = write(&golden, &narrow, &[]);
+    let error = format!("{:#}", model::open(dir.path()).map(|_| ()).expect_err("another shape"));
+    assert!(error.contains("lm_head.weight"), "{error}");
 }
 
 #[test]

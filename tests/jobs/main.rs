@@ -11,6 +11,7 @@ mod exact;
 mod generate;
 mod inputs;
 mod memory;
+mod mixed;
 mod options;
 mod place;
 mod precisions;

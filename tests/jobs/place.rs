@@ -134,6 +134,22 @@ impl Place {
         self.run(command, env, stdin)
     }
 
+    /// Starts one job whose ranks have command lines of their own, so many of each.
+    pub fn mixed(&self, commands: &[(usize, Vec<String>)]) -> End {
+        let mut command = Command::new("timeout");
+        command
+            .args(["-k", "10", &PATIENCE.to_string(), "mpirun", "--oversubscribe"])
+            .args(["--bind-to", "none"]);
+        for (i, (ranks, arguments)) in commands.iter().enumerate() {
+            command
+                .args((i > 0).then_some(":"))
+                .args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_sluice")])
+                .args(arguments)
+                .args(["--threads", "1"]);
+        }
+        self.run(command, &[], None)
+    }
+
     /// `sluice ARGUMENTS`, alone.
     pub fn sluice(&self, env: &[(&str, &str)], arguments: &[&str]) -> End {
         let mut command = Command::new("timeout");

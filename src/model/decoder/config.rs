@@ -81,7 +81,7 @@ impl<'a> Config<'a> {
         Ok(self.fields.number(key)?.unwrap_or(default))
     }
 
-    /// A switch with a default.
+    /// A switch with a default, for where the key is missing: `null` is off.
     ///
     /// # Errors
     /// If it is none.

@@ -5,7 +5,7 @@ use crate::model::inventory::{Expected, Owner};
 
 /// The embedding, `[vocab_size, d_model]`.
 pub const EMBEDDING: &str = "model.embed_tokens";
-/// The output projection where it is not the embedding, `[vocab_size, d_model]`.
+/// The output projection where it is not the embedding alone, `[vocab_size, d_model]`.
 pub const HEAD: &str = "lm_head";
 /// The norm behind the last layer.
 pub const NORM: &str = "model.norm";
@@ -13,6 +13,12 @@ pub const NORM: &str = "model.norm";
 /// Layer `i`.
 pub fn layer(i: usize) -> String {
     format!("model.layers.{i}")
+}
+
+/// Whether the output projection has weights of its own in the checkpoint. It may though the configuration says that it is the
+/// embedding; they count then, as they do in the reference.
+pub fn has_head(spec: &Spec, stored: &dyn Fn(&str) -> bool) -> bool {
+    !spec.tied || stored(&format!("{HEAD}.weight"))
 }
 
 /// All tensors that the description asks for, each once. `stored` says whether the checkpoint has one of a name, as experts
@@ -36,7 +42,7 @@ pub fn inventory(spec: &Spec, stored: &dyn Fn(&str) -> bool) -> Vec<Expected> {
         }
     }
     list.norm(NORM, d);
-    if !spec.tied {
+    if has_head(spec, stored) {
         list.linear(HEAD, spec.vocab_size, d, spec.head_bias);
     }
     list.expected
@@ -45,7 +51,7 @@ pub fn inventory(spec: &Spec, stored: &dyn Fn(&str) -> bool) -> Vec<Expected> {
 /// Why a tensor inside a layer, absent from the inventory, contradicts the description; `None` for one that may be passed
 /// over.
 pub fn surplus(spec: &Spec, name: &str) -> Option<String> {
-    if name == format!("{HEAD}.bias") && !spec.tied {
+    if name == format!("{HEAD}.bias") {
         return Some("config.json has no `lm_head_bias`".to_string());
     }
     let rest = name.strip_prefix("model.layers.")?;

@@ -42,7 +42,8 @@ pub(super) fn decoder(spec: &Spec, loading: Loading<'_>) -> Result<Decoder> {
         dtype,
         threads,
     };
-    let names = spec.moe_names(&|name| checkpoint.info(name).is_some());
+    let stored = |name: &str| checkpoint.info(name).is_some();
+    let names = spec.moe_names(&stored);
     let reader = Reader {
         load,
         spec,
@@ -57,9 +58,15 @@ pub(super) fn decoder(spec: &Spec, loading: Loading<'_>) -> Result<Decoder> {
     }
     let mut norm = reader.norm(NORM)?;
     norm.scale(spec.logits_scale);
-    let (embedding, head) = match spec.tied {
+    let (rows, outputs) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
+    let tied = match inventory::has_head(spec, &stored) {
+        false => true,
+        // A copy of the embedding is passed over.
+        true => spec.tied && checkpoint.read(&rows)? == checkpoint.read(&outputs)?,
+    };
+    let (embedding, head) = match tied {
         true => (None, EMBEDDING),
-        false => (Some(reader.load.table(&format!("{EMBEDDING}.weight"))?), HEAD),
+        false => (Some(reader.load.table(&rows)?), HEAD),
     };
     Ok(Decoder {
         shape: spec.shape(),

@@ -37,7 +37,7 @@ pub struct Spec {
     pub embedding_scale: f32,
     /// Factor on logits; the last norm's weights take it up.
     pub logits_scale: f32,
-    /// Whether the output projection is the embedding.
+    /// Whether the output projection is the embedding, unless the checkpoint has another.
     pub tied: bool,
     /// Whether the output projection has a bias.
     pub head_bias: bool,

@@ -181,6 +181,35 @@ fn rotary_positions_are_read_in_both_styles() {
     }
 }
 
+/// What transformers 5.23 and 4.57 take where `config.json` says nothing.
+#[test]
+fn a_silent_configuration_has_the_reference_s_base_of_rotary_positions() {
+    for family in ALL {
+        let expected = match family.name {
+            "mixtral" | "phimoe" => 1e6,
+            "gpt_oss" => 150_000.0,
+            _ => 1e4,
+        };
+        assert_eq!(read(&small(), family).unwrap().rope.theta, expected, "{}", family.name);
+    }
+}
+
+#[test]
+fn a_switch_that_is_null_is_off_whatever_a_missing_one_is() {
+    let interleaved = |config: &Value| read(config, &deepseek_v3::FAMILY).unwrap().rope.interleaved;
+    assert!(interleaved(&small()) && !interleaved(&with("rope_interleave", json!(null))));
+    let renormalises = |config: &Value| match read(config, &deepseek_v3::FAMILY).unwrap().moe.rule {
+        Rule::Sigmoid { renormalise, .. } => renormalise,
+        other => panic!("{other:?}"),
+    };
+    assert!(renormalises(&small()) && !renormalises(&with("norm_topk_prob", json!(null))));
+    let yarn = json!({"type": "yarn", "factor": 2.0, "truncate": null});
+    match read(&with("rope_scaling", yarn), &olmoe::FAMILY).unwrap().rope.scaling {
+        Scaling::Yarn(yarn) => assert!(!yarn.truncate),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn layers_are_dense_or_have_windows_as_the_configuration_says() {
     let dense = |spec: &Spec| spec.layers.iter().map(|l| l.dense).collect::<Vec<_>>();
@@ -352,6 +381,21 @@ fn tensors_without_a_place_are_refused_with_a_reason() {
     ] {
         assert_eq!(why(name), None, "{name}");
     }
+}
+
+#[test]
+fn a_stored_head_is_asked_for_though_it_is_said_to_be_the_embedding() {
+    let tied = read(&with("tie_word_embeddings", json!(true)), &olmoe::FAMILY).unwrap();
+    let asked = |spec: &Spec, stored: bool| {
+        let all = super::inventory::inventory(spec, &|name| stored && name == "lm_head.weight");
+        let head = all.into_iter().find(|t| t.name == "lm_head.weight");
+        head.map(|t| t.shape)
+    };
+    assert_eq!(asked(&tied, false), None);
+    assert_eq!(asked(&tied, true), Some(vec![700, 64]));
+    let untied = read(&small(), &olmoe::FAMILY).unwrap();
+    assert_eq!(asked(&untied, false), Some(vec![700, 64]));
+    assert!(super::inventory::surplus(&tied, "lm_head.bias").is_some());
 }
 
 #[test]
