@@ -140,6 +140,18 @@ pub fn open(out: &Path, rows: u64) -> (Parts, DoneRows) {
     }
 }
 
+/// A segment without a trace or times.
+pub fn write_plain(parts: &Parts, rank: u32, mut rows: Vec<Row>) {
+    let name = SegmentName {
+        attempt: parts.attempt(),
+        rank,
+        seq: 0,
+    };
+    parts
+        .write_segment(name, &mut rows, None, &[], &Timing::default())
+        .expect("a segment");
+}
+
 pub fn write(parts: &Parts, rank: u32, seq: u32, mut rows: Vec<Row>) -> PathBuf {
     let steps: Vec<_> = rows.iter().flat_map(|row| trace(row.index)).collect();
     let timing = Timing {

@@ -1,7 +1,7 @@
 //! Rows whose scores are large: held in memory a few at a time.
 
-use super::job::{folder, identity};
-use sluicegate::results::{JobIdentity, Judge, Metric, Opened, Parts, Results, Row, SegmentName, Status, Timing};
+use super::job::{folder, identity, write_plain};
+use sluicegate::results::{JobIdentity, Judge, Metric, Opened, Parts, Results, Row, Status};
 use std::path::Path;
 
 /// Bytes that rows may take at once, and one more of them.
@@ -62,15 +62,8 @@ pub fn score(out: &Path, rows: u64) -> Parts {
         panic!("not opened")
     };
     for rank in 0..2 {
-        let mut rows: Vec<Row> = (u64::from(rank)..rows).step_by(2).map(scored).collect();
-        let name = SegmentName {
-            attempt: 1,
-            rank,
-            seq: 0,
-        };
-        parts
-            .write_segment(name, &mut rows, None, &[], &Timing::default())
-            .expect("a segment");
+        let rows = (u64::from(rank)..rows).step_by(2);
+        write_plain(&parts, rank, rows.map(scored).collect());
     }
     parts
 }
@@ -127,17 +120,8 @@ fn long_texts_without_tokens_are_merged_and_read_a_few_rows_at_a_time() {
     };
     for rank in 0..4 {
         let each = count / 4;
-        let mut rows: Vec<Row> = (u64::from(rank) * each..(u64::from(rank) + 1) * each)
-            .map(of_text)
-            .collect();
-        let name = SegmentName {
-            attempt: 1,
-            rank,
-            seq: 0,
-        };
-        parts
-            .write_segment(name, &mut rows, None, &[], &Timing::default())
-            .expect("a segment");
+        let rows = u64::from(rank) * each..(u64::from(rank) + 1) * each;
+        write_plain(&parts, rank, rows.map(of_text).collect());
     }
     let mut watched = Watched::default();
     parts.merge(&mut watched).expect("a merge");

@@ -1,12 +1,12 @@
 //! Reading and showing what is finished, and what is no finished file.
 
-use super::job::{folder, folder_alone, identity, open, row, run_split, show, write, Dice};
+use super::job::{folder, folder_alone, identity, open, row, run_split, show, write, write_plain, Dice};
 use super::large::score;
 use hdf5::types::VarLenUnicode;
 use serde_json::json;
 use sluicegate::job;
 use sluicegate::job::show::{ShowFormat, ShowOptions};
-use sluicegate::results::{parts_path, JobIdentity, Opened, Parts, Results, Row, SegmentName, Status, Tally, Timing};
+use sluicegate::results::{parts_path, JobIdentity, Opened, Parts, Results, Row, Status, Tally};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -37,14 +37,7 @@ fn awkward_texts_come_back() {
         })
         .collect();
     let (parts, _) = open(&out, 7);
-    let name = SegmentName {
-        attempt: 1,
-        rank: 0,
-        seq: 0,
-    };
-    parts
-        .write_segment(name, &mut rows, None, &[], &Timing::default())
-        .expect("a segment");
+    write_plain(&parts, 0, rows.clone());
     parts.merge(&mut Tally::default()).expect("a merge");
     rows[1].input = "a\u{2400}b".into();
     rows[1].output = "a\u{2400}b".into();
@@ -146,14 +139,7 @@ fn scores_are_shown_and_rows_without_one_are_blank() {
         status(Status::Failed, 0.0),
     ];
     (0..).zip(&mut rows).for_each(|(i, row)| row.index = i);
-    let name = SegmentName {
-        attempt: 1,
-        rank: 0,
-        seq: 0,
-    };
-    parts
-        .write_segment(name, &mut rows, None, &[], &Timing::default())
-        .expect("a segment");
+    write_plain(&parts, 0, rows);
     parts.merge(&mut Tally::default()).expect("a merge");
     assert_eq!(show(&out, ShowFormat::Text, false), "-1.5\n\n\n");
     let tsv = show(&out, ShowFormat::Tsv, false);
