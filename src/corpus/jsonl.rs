@@ -32,12 +32,7 @@ pub(crate) fn row(line: &str, reading: &Reading) -> Result<(Record, Object), Str
     if reading.kind == Kind::Pairs {
         record.target = Some(string(object.get("target"), "target")?);
     }
-    record.id = first(&object, Role::Id.names(reading.kind), |name, value| match value {
-        Value::String(id) if id.is_empty() => Ok(None),
-        Value::Number(id) if id.is_f64() => Ok(Some(as_written(line, name))),
-        Value::Number(id) => Ok(Some(id.to_string())),
-        value => string(Some(value), name).map(Some),
-    })?;
+    record.id = id(&object, line, reading)?;
     if reading.kind.has(Role::SourceLang) {
         let code = |name: &str, value: &Value| string(Some(value), name).map(|c| Some(c).filter(|c| !c.is_empty()));
         record.source_lang = first(&object, &["source_lang"], code)?;
@@ -45,6 +40,22 @@ pub(crate) fn row(line: &str, reading: &Reading) -> Result<(Record, Object), Str
     }
     refuse_nul(&record)?;
     Ok((record, object))
+}
+
+/// The id of a line that is no usable row, where it has one all the same.
+pub(crate) fn id_of_unusable(line: &[u8], reading: &Reading) -> Option<String> {
+    let line = std::str::from_utf8(line).ok()?;
+    let object: Object = serde_json::from_str(line).ok()?;
+    id(&object, line, reading).ok()?.filter(|id| !id.contains('\0'))
+}
+
+fn id(object: &Object, line: &str, reading: &Reading) -> Result<Option<String>, String> {
+    first(object, Role::Id.names(reading.kind), |name, value| match value {
+        Value::String(id) if id.is_empty() => Ok(None),
+        Value::Number(id) if id.is_f64() => Ok(Some(as_written(line, name))),
+        Value::Number(id) => Ok(Some(id.to_string())),
+        value => string(Some(value), name).map(Some),
+    })
 }
 
 /// A number member of a row as it is written there: digits beyond what a number in memory has are part of a name.

@@ -121,6 +121,9 @@ pub(crate) fn with_object(
         }),
     });
     let mut record = parsed.unwrap_or_else(|problem| Record {
+        id: (format == Format::Jsonl)
+            .then(|| jsonl::id_of_unusable(content, reading))
+            .flatten(),
         text: String::from_utf8_lossy(content).replace('\0', "\u{FFFD}"),
         problem: Some(problem),
         ..Record::default()
