@@ -6,6 +6,7 @@
 //! part in that: it runs where the tokens are.
 
 mod combine;
+pub mod buffer;
 pub mod dispatch;
 mod exchange;
 pub mod gate;
