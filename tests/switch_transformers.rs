@@ -201,6 +201,7 @@ fn logits(dir: &Path, pairs: &[(Vec<u32>, Vec<u32>)], at_once: bool) -> Vec<Vec<
             threads: 1,
             rank: 0,
             ranks: 1,
+            buffered: false,
             progress: &mut |_, _| (),
         };
         let mut model = architecture.load(loading).expect("weights");

@@ -28,5 +28,5 @@ mod tensor;
 
 pub use fields::{read_json, Fields};
 pub use header::{Dtype, TensorInfo};
-pub use reader::Checkpoint;
+pub use reader::{Checkpoint, READ_BLOCK};
 pub use tensor::{StoredDtype, TensorData};

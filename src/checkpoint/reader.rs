@@ -15,7 +15,7 @@ use super::header::{Dtype, TensorInfo};
 use super::tensor::{StoredDtype, TensorData};
 
 /// Bytes asked for at once: large enough for a parallel file system, and all that a read needs beside its result.
-const BLOCK: usize = 4 << 20;
+pub const READ_BLOCK: usize = 4 << 20;
 
 /// An opened model folder. Only headers are in memory; files stay open, and reads may come from several threads.
 #[derive(Debug)]
@@ -60,6 +60,15 @@ impl Checkpoint {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Bytes that an element of a tensor takes as it is read.
+    pub fn bytes_an_element(&self, name: &str) -> usize {
+        match self.info(name).map(|info| &info.dtype) {
+            Some(Dtype::Float(dtype)) => dtype.bytes(),
+            // A byte at most, beside what it stands for.
+            Some(Dtype::Other(_)) | None => 5,
+        }
     }
 
     /// The names of all tensors, sorted.
@@ -309,10 +318,10 @@ impl Checkpoint {
         values
             .try_reserve_exact(info.bytes as usize / WIDTH)
             .with_context(context)?;
-        let mut block = vec![0; BLOCK.min(info.bytes as usize)];
+        let mut block = vec![0; READ_BLOCK.min(info.bytes as usize)];
         let (mut at, end) = (info.start, info.start + info.bytes);
         while at < end {
-            let bytes = &mut block[..(end - at).min(BLOCK as u64) as usize];
+            let bytes = &mut block[..(end - at).min(READ_BLOCK as u64) as usize];
             shard.file.read_exact_at(bytes, at).with_context(context)?;
             at += bytes.len() as u64;
             self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);

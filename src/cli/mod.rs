@@ -2,6 +2,7 @@
 //!
 //! [`parse`] turns arguments into a checked [`Command`]; [`exit`] turns a job's end into an exit code.
 
+pub mod buffer;
 pub mod check;
 pub mod config_file;
 pub mod evaluate;

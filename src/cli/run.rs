@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 use serde::Serialize;
 
+use super::buffer::BufferArgs;
 use super::value::{count, seconds, MANY};
 
 /// Model, output, ranks and results of a job over a corpus.
@@ -48,6 +49,11 @@ pub struct RunArgs {
     /// Where to compute; auto takes a GPU where there is one that this build can use
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = Device::Auto, help_heading = "Speed and memory")]
     pub device: Device,
+
+    /// Which experts are in memory.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub buffer: BufferArgs,
 
     /// Ranks that hold one copy of the model together, sharing its experts; must divide the number of ranks. Default:
     /// all ranks, one copy

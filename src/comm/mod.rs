@@ -60,8 +60,8 @@ pub trait Comm {
     fn broadcast(&self, root: usize, data: &mut Vec<u8>);
     /// Returns once every rank has come here.
     fn barrier(&self);
-    /// One number for every rank: `send[r]` goes to rank `r`, `recv[r]` came from it. `meanwhile` runs while they
-    /// are under way.
+    /// As many numbers for every rank: of `send` `[ranks, n]` row `r` goes to rank `r`, row `r` of `recv` came from it.
+    /// `meanwhile` runs while they are under way.
     fn all_to_all(&self, send: &[u32], recv: &mut [u32], meanwhile: &mut dyn FnMut());
     /// Moves exactly the rows each part lists.
     fn exchange(&self, parts: &mut [Part<'_>]);

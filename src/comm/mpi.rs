@@ -232,19 +232,20 @@ impl Comm for MpiComm {
 
     fn all_to_all(&self, send: &[u32], recv: &mut [u32], meanwhile: &mut dyn FnMut()) {
         assert!(
-            send.len() == self.size && recv.len() == self.size,
-            "one number for each rank"
+            send.len() == recv.len() && send.len().is_multiple_of(self.size),
+            "as many numbers for each rank"
         );
-        // SAFETY: one u32 a rank in both buffers, borrowed until the request has completed below.
+        let n = (send.len() / self.size) as c_int;
+        // SAFETY: `n` u32 a rank in both buffers, borrowed until the request has completed below.
         unsafe {
             let mut request = std::mem::zeroed();
             let (from, to) = (send.as_ptr() as *const c_void, recv.as_mut_ptr() as *mut c_void);
             ffi::MPI_Ialltoall(
                 from,
-                1,
+                n,
                 ffi::RSMPI_UINT32_T,
                 to,
-                1,
+                n,
                 ffi::RSMPI_UINT32_T,
                 self.comm,
                 &mut request,

@@ -119,12 +119,14 @@ impl Comm for ThreadComm {
     }
 
     fn all_to_all(&self, send: &[u32], recv: &mut [u32], meanwhile: &mut dyn FnMut()) {
+        let n = send.len() / self.size();
+        let row = |r: usize| r * n..(r + 1) * n;
         self.others()
-            .for_each(|r| self.put(COLLECTIVE, r, send[r].to_le_bytes().to_vec()));
+            .for_each(|r| self.put(COLLECTIVE, r, bytemuck::cast_slice(&send[row(r)]).to_vec()));
         meanwhile();
-        recv[self.rank] = send[self.rank];
+        recv[row(self.rank)].copy_from_slice(&send[row(self.rank)]);
         for r in self.others() {
-            recv[r] = u32::from_le_bytes(self.take(r).try_into().expect("four bytes"));
+            recv[row(r)].copy_from_slice(&bytemuck::pod_collect_to_vec(&self.take(r)));
         }
     }
 

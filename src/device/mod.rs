@@ -10,5 +10,5 @@ mod cpu;
 
 pub use cpu::{
     dequantise, exp, exp_slice, log_sum_exp, quantise, top_k, Activation, Attend, Bias, Cpu, Dtype, Element, Epilogue,
-    Group, Isa, KeyRows, Linear, NotANumber, Part, Rotary, Scored, Source, Strided, Tops, Want,
+    Group, Isa, KeyRows, Layout, Linear, NotANumber, Part, Rotary, Scored, Source, Strided, Tops, Want,
 };

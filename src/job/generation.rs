@@ -310,6 +310,7 @@ mod tests {
             threads: 1,
             rank: 0,
             ranks: 1,
+            buffered: false,
             progress: &mut |_, _| (),
         };
         let net = opened.architecture.load(loading).unwrap();

@@ -303,6 +303,7 @@ impl<T: Task> Started<'_, T> {
             threads: self.threads,
             rank: comm.rank(),
             ranks: comm.size(),
+            buffered: false,
             progress: &mut progress,
         })
     }

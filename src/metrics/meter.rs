@@ -13,6 +13,8 @@ pub enum Phase {
     Sizes,
     /// Exchange of rows, there and back.
     Exchange,
+    /// Waiting for experts that are not in memory.
+    Copies,
     /// The experts' products.
     Experts,
     /// Weighted sums of the experts' outputs.
@@ -34,11 +36,12 @@ pub enum Phase {
 }
 
 /// All phases with their names, in the order of the reports.
-pub const PHASES: [(Phase, &str); 13] = [
+pub const PHASES: [(Phase, &str); 14] = [
     (Phase::Gate, "gate"),
     (Phase::Dispatch, "dispatch"),
     (Phase::Sizes, "sizes"),
     (Phase::Exchange, "exchange"),
+    (Phase::Copies, "copies"),
     (Phase::Experts, "experts"),
     (Phase::Combine, "combine"),
     (Phase::Attention, "attention"),
@@ -69,11 +72,13 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Counts the time since the last lap for `phase`.
-    pub fn lap(&mut self, phase: Phase) {
+    /// Counts the time since the last lap for `phase`, and gives it in seconds.
+    pub fn lap(&mut self, phase: Phase) -> f64 {
         let now = Instant::now();
-        self.seconds[phase as usize] += (now - self.last).as_secs_f64();
+        let seconds = (now - self.last).as_secs_f64();
+        self.seconds[phase as usize] += seconds;
         self.last = now;
+        seconds
     }
 
     /// Counts the time since `start` for `phase`, and begins the next lap.

@@ -8,9 +8,11 @@ use super::{
 };
 use crate::checkpoint::{read_json, Checkpoint, Fields};
 use crate::device::Dtype;
+use crate::moe::buffer::source::ExpertSource;
 use anyhow::{bail, Result};
 use serde_json::Value;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Reads and checks a family's `config.json`; the path is named in errors.
 type Read = fn(&Value, &Path) -> Result<Box<dyn Architecture>>;
@@ -109,7 +111,7 @@ pub struct SpecialTokens {
 /// How weights are to be read, and by whom.
 pub struct Loading<'a> {
     /// The folder.
-    pub checkpoint: &'a Checkpoint,
+    pub checkpoint: &'a Arc<Checkpoint>,
     /// What weights are held in.
     pub dtype: Dtype,
     /// Threads that pack them.
@@ -118,6 +120,8 @@ pub struct Loading<'a> {
     pub rank: usize,
     /// Those ranks.
     pub ranks: usize,
+    /// Whether experts are left to a buffer, not read.
+    pub buffered: bool,
     /// Called with the layers that are read and those that there are.
     pub progress: &'a mut dyn FnMut(usize, usize),
 }
@@ -142,6 +146,8 @@ pub trait Architecture: Send + Sync {
     /// # Errors
     /// When a tensor cannot be read or holds a NaN: names file, tensor and place.
     fn load(&self, loading: Loading<'_>) -> Result<Box<dyn Model>>;
+    /// The experts of a checkpoint that [`open`] has passed, to be packed by `threads` threads.
+    fn experts(&self, checkpoint: &Arc<Checkpoint>, dtype: Dtype, threads: usize) -> Arc<dyn ExpertSource>;
 }
 
 /// Opens a folder's `config.json` and compares its checkpoint with it, by headers alone.
@@ -149,8 +155,8 @@ pub trait Architecture: Send + Sync {
 /// # Errors
 /// When a file is missing or torn, the family is unknown (the known ones are named), the configuration is none that is
 /// computed here, or a tensor is missing, of another shape, or has no place.
-pub fn open(dir: &Path) -> Result<(Checkpoint, Box<dyn Architecture>)> {
-    let checkpoint = Checkpoint::open(dir)?;
+pub fn open(dir: &Path) -> Result<(Arc<Checkpoint>, Box<dyn Architecture>)> {
+    let checkpoint = Arc::new(Checkpoint::open(dir)?);
     let architecture = read_config(dir)?;
     let expected = architecture.inventory(&|name| checkpoint.info(name).is_some());
     super::inventory::check(&checkpoint, &expected, |name| architecture.surplus(name))?;

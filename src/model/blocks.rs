@@ -1,7 +1,7 @@
 //! Blocks that transformer families share: norms, attention weights, dense feed-forward layers, positions.
 
 use crate::checkpoint::{Checkpoint, TensorData};
-use crate::device::{Activation, Cpu, Dtype, Epilogue, Linear, Part, Source};
+use crate::device::{Activation, Cpu, Dtype, Epilogue, Layout, Linear, Part, Source};
 use anyhow::Result;
 
 /// Layer normalisation with weight and bias, or root-mean-square normalisation with a weight alone.
@@ -132,6 +132,26 @@ impl Loader<'_> {
         Linear::pack_with(self.threads, self.inputs(names[0]), &parts, dtype)
     }
 
+    /// Packs a module into memory that has its layout. Bytes that were read.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    pub fn repack(&self, name: &str, into: &mut Linear) -> Result<u64> {
+        let read = self.read(name)?;
+        into.repack(self.threads, &[read.part()], &[])?;
+        Ok(read.bytes())
+    }
+
+    /// As [`repack`](Self::repack), of gates and up projections.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    pub fn repack_gated(&self, [gate, up]: [&str; 2], into: &mut Linear) -> Result<u64> {
+        let (gates, ups) = (self.read(gate)?, self.read(up)?);
+        into.repack(self.threads, &[gates.part()], &[ups.part()])?;
+        Ok(gates.bytes() + ups.bytes())
+    }
+
     fn read(&self, name: &str) -> Result<Module> {
         let bias = format!("{name}.bias");
         let there = self.checkpoint.info(&bias).is_some();
@@ -206,6 +226,13 @@ impl Loader<'_> {
     }
 }
 
+/// Bytes of memory that reading and packing an expert of these layouts takes besides it; `probe` is one of its tensors.
+pub fn staging(checkpoint: &Checkpoint, probe: &str, layouts: [Layout; 2]) -> u64 {
+    let weights = |l: Layout| l.inputs * l.outputs * if l.gated { 2 } else { 1 };
+    let elements: usize = layouts.into_iter().map(weights).sum();
+    (elements * checkpoint.bytes_an_element(probe) + crate::checkpoint::READ_BLOCK) as u64
+}
+
 /// A module as it was read.
 struct Module {
     weights: TensorData,
@@ -213,6 +240,11 @@ struct Module {
 }
 
 impl Module {
+    fn bytes(&self) -> u64 {
+        let bias = self.bias.as_ref().map_or(0, |bias| bias.len() * size_of::<f32>());
+        (self.weights.len() * self.weights.dtype().bytes() + bias) as u64
+    }
+
     fn part(&self) -> Part<'_> {
         Part {
             weights: source(&self.weights),

@@ -1,7 +1,8 @@
 //! Rows on their way: to the ranks that hold their experts, and outputs back home.
 
 use super::combine::{block, weighted_sum, ELEMENT};
-use super::dispatch::Reply;
+use super::dispatch::{Owners, Reply, SendPlan};
+use super::gate::Routes;
 use super::layer::{sized, MoeBuffers, MoeLayer};
 use super::rows::{pack, row_bytes, unpack};
 use super::Context;
@@ -15,9 +16,11 @@ impl MoeLayer {
         let (k, width) = (b.routes.top_k, row_bytes(self.dtype, d));
         let send = &b.send;
         let (out, wanted) = (&mut b.out_rows, &mut b.wanted_out);
-        let received = sized(&mut b.received, ctx.comm.size());
+        let (ranks, buffered) = (ctx.comm.size(), ctx.buffer.is_some());
+        let each = sizes(&mut b.sizes_out, send, &b.routes, &self.owners, buffered);
+        let arriving = sized(&mut b.sizes_in, ranks * each);
         let (block, device) = (block(1, d), ctx.device);
-        ctx.comm.all_to_all(&send.rows, received, &mut || {
+        ctx.comm.all_to_all(&b.sizes_out, arriving, &mut || {
             let row = |t: u32| &normed[t as usize * d..][..d];
             let places = sized(out, send.tokens.len() * width).chunks_mut(block * width);
             let mut blocks: Vec<_> = places.zip(send.tokens.chunks(block)).collect();
@@ -33,6 +36,21 @@ impl MoeLayer {
             }
         });
         ctx.meter.lap(Phase::Sizes);
+        b.received.clear();
+        b.received
+            .extend(b.sizes_in[..ranks * each].chunks_exact(each).map(|from| from[0]));
+        if buffered {
+            b.rows.clear();
+            b.rows.resize(self.experts.count(), 0);
+            b.send.here.iter().for_each(|a| b.rows[a.expert as usize] += 1);
+            for from in b.sizes_in[..ranks * each].chunks_exact(each) {
+                b.rows.iter_mut().zip(&from[1..]).for_each(|(rows, n)| *rows += n);
+            }
+            // What is missing is read while rows travel.
+            self.visit(ctx, b);
+            ctx.meter.lap(Phase::Dispatch);
+        }
+        let (send, received, wanted) = (&b.send, &b.received[..], &b.wanted_out);
         let arriving = received.iter().sum::<u32>() as usize;
         let room = &mut sized(normed, (tokens + arriving) * d)[tokens * d..];
         let wanted_in = sized(&mut b.wanted_in, arriving * 2 * k);
@@ -74,7 +92,7 @@ impl MoeLayer {
             .chunks_exact(2 * k)
             .for_each(|row| b.experts_in.extend_from_slice(&row[..k]));
         b.work
-            .fill(&b.send.here, tokens, received, &b.experts_in, k, self.experts.len());
+            .fill(&b.send.here, tokens, received, &b.experts_in, k, self.experts.count());
     }
 
     /// Outputs for other ranks' tokens travel home: summed where this rank holds all of a token's experts.
@@ -121,4 +139,29 @@ impl MoeLayer {
         ctx.comm.exchange(&mut [part]);
         ctx.meter.lap(Phase::Exchange);
     }
+}
+
+/// The sizes that each rank is told: rows that it gets and, where experts are buffered, the rows of each of its experts, as
+/// many numbers for every rank. Their number.
+fn sizes(out: &mut Vec<u32>, send: &SendPlan, routes: &Routes, owners: &Owners, buffered: bool) -> usize {
+    let experts = match buffered {
+        true => owners.local.iter().max().map_or(0, |most| *most as usize + 1),
+        false => 0,
+    };
+    let each = 1 + experts;
+    out.clear();
+    out.resize(owners.ranks * each, 0);
+    for (to, rows) in out.chunks_exact_mut(each).zip(&send.rows) {
+        to[0] = *rows;
+    }
+    if buffered {
+        for &e in &routes.experts {
+            let (rank, local) = (owners.rank[e as usize] as usize, owners.local[e as usize] as usize);
+            // A rank's own choices are in its plan.
+            if send.rows[rank] > 0 {
+                out[rank * each + 1 + local] += 1;
+            }
+        }
+    }
+    each
 }

@@ -7,6 +7,7 @@ use super::Context;
 use crate::comm::crash::fail_point;
 use crate::device::{Cpu, Dtype, Epilogue, Group, Linear};
 use crate::metrics::meter::Phase;
+use std::sync::Arc;
 
 /// A feed-forward expert: `down(relu(up(x)))` or `down(act(gate(x)) * up(x))`, as its layer has it.
 pub struct Expert {
@@ -14,6 +15,32 @@ pub struct Expert {
     pub up: Linear,
     /// `[d_model, d_ff]`, perhaps with bias.
     pub down: Linear,
+}
+
+/// The experts of a layer that a rank has.
+pub enum Experts {
+    /// All of them in memory.
+    Resident(Vec<Expert>),
+    /// So many, of which the context's buffer has some in its slots.
+    Buffered(usize),
+}
+
+impl Experts {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Experts::Resident(all) => all.len(),
+            Experts::Buffered(count) => *count,
+        }
+    }
+
+    /// Memory that is held for this layer alone, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Experts::Resident(all) => all.iter().map(|e| e.up.bytes() + e.down.bytes()).sum(),
+            Experts::Buffered(_) => 0,
+        }
+    }
 }
 
 /// A sparse feed-forward layer, of which this rank holds a shard of the experts.
@@ -25,11 +52,13 @@ pub struct MoeLayer {
     /// Routing rule of the family.
     pub rule: Rule,
     /// `[experts, d_model]`, perhaps with bias; float32 whatever the rest is.
-    pub router: Linear,
+    pub router: Arc<Linear>,
+    /// Router and rule of the MoE layer behind this one, for a buffer that guesses what it will need.
+    pub next: Option<(Arc<Linear>, Rule)>,
     /// What becomes of the experts' first product: [`Epilogue::Relu`] or [`Epilogue::Gated`].
     pub epilogue: Epilogue,
     /// This rank's experts.
-    pub experts: Vec<Expert>,
+    pub experts: Experts,
     /// The expert that every token has.
     pub shared: Option<SharedExpert>,
     /// Where all experts are.
@@ -40,6 +69,17 @@ pub struct MoeLayer {
     pub scale: f32,
 }
 
+/// Tells each of the layers that tokens go through, in order, which one is next.
+pub fn link<'a>(layers: impl Iterator<Item = &'a mut MoeLayer>) {
+    let mut before: Option<&mut MoeLayer> = None;
+    for layer in layers {
+        if let Some(before) = before {
+            before.next = Some((layer.router.clone(), layer.rule.clone()));
+        }
+        before = Some(layer);
+    }
+}
+
 /// Buffers that every MoE layer of a model uses in turn; they only grow.
 #[derive(Default)]
 pub struct MoeBuffers {
@@ -48,6 +88,14 @@ pub struct MoeBuffers {
     pub(super) send: SendPlan,
     pub(super) work: WorkPlan,
     pub(super) received: Vec<u32>,
+    /// For each rank the rows that it gets and, for a buffer, the rows of each of its experts: `[ranks, 1 + experts]`.
+    pub(super) sizes_out: Vec<u32>,
+    pub(super) sizes_in: Vec<u32>,
+    /// Rows of each of this rank's experts, `[experts]`.
+    pub(super) rows: Vec<u32>,
+    /// Of the next layer, where they are guessed.
+    pub(super) expected: Vec<u32>,
+    pub(super) guess: Routes,
     /// Rows on their way out and in, as `rows` has them.
     pub(super) out_rows: Vec<u8>,
     pub(super) in_rows: Vec<u8>,
@@ -96,6 +144,7 @@ impl MoeLayer {
         ctx.meter.lap(Phase::Gate);
         b.send.fill(&b.routes, &self.owners, ctx.comm.rank());
         ctx.meter.lap(Phase::Dispatch);
+        self.expect(ctx, b, &normed[..tokens * d]);
         if let (Some(shared), None) = (&self.shared, &ctx.failure) {
             shared.add(ctx.device, self.epilogue, b, &normed[..tokens * d], x);
             ctx.meter.lap(Phase::Dense);
@@ -104,10 +153,11 @@ impl MoeLayer {
             self.fetch(ctx, b, normed, tokens, d);
         } else {
             b.work
-                .fill(&b.send.here, tokens, &[], &[], b.routes.top_k, self.experts.len());
+                .fill(&b.send.here, tokens, &[], &[], b.routes.top_k, self.experts.count());
+            self.visit(ctx, b);
         }
         ctx.meter.lap(Phase::Dispatch);
-        self.compute(ctx.device, b, normed, d);
+        self.compute(ctx, b, normed, d);
         ctx.meter.lap(Phase::Experts);
         if ctx.comm.size() > 1 {
             self.give_back(ctx, b, d);
@@ -118,19 +168,86 @@ impl MoeLayer {
         ctx.meter.lap(Phase::Combine);
     }
 
-    fn compute(&self, device: &Cpu, b: &mut MoeBuffers, normed: &[f32], d: usize) {
+    /// Guesses, for a buffer that wants it, what the next layer will need: what its gate chooses on this layer's input.
+    fn expect(&self, ctx: &mut Context, b: &mut MoeBuffers, normed: &[f32]) {
+        b.expected.clear();
+        let asked = ctx.buffer.as_ref().is_some_and(|buffer| buffer.asks_gates());
+        let (Some((router, rule)), true, None) = (&self.next, asked, &ctx.failure) else {
+            return;
+        };
+        let tokens = normed.len() / router.inputs();
+        let logits = sized(&mut b.logits, tokens * router.outputs());
+        ctx.device.linear(normed, router, Epilogue::Store, logits);
+        // A guess that fails is none: the layer itself will say what is wrong.
+        if rule.route(ctx.device, logits, router.outputs(), &mut b.guess).is_ok() {
+            let me = ctx.comm.rank();
+            b.expected.resize(self.experts.count(), 0);
+            for &e in &b.guess.experts {
+                if self.owners.rank[e as usize] as usize == me {
+                    b.expected[self.owners.local[e as usize] as usize] += 1;
+                }
+            }
+        }
+        ctx.meter.lap(Phase::Gate);
+    }
+
+    /// Tells the buffer, where there is one, what this layer needs on this rank: the rows of `b.rows`, or of `b.work`.
+    pub(super) fn visit(&self, ctx: &mut Context, b: &mut MoeBuffers) {
+        let (Some(buffer), Experts::Buffered(_)) = (&mut ctx.buffer, &self.experts) else {
+            return;
+        };
+        if ctx.comm.size() == 1 {
+            b.rows.clear();
+            b.rows.extend(b.work.starts.windows(2).map(|w| (w[1] - w[0]) as u32));
+        }
+        let expected = (!b.expected.is_empty()).then_some(&b.expected[..]);
+        buffer.begin(ctx.pass, self.index, &b.rows, expected);
+    }
+
+    fn compute(&self, ctx: &mut Context, b: &mut MoeBuffers, normed: &[f32], d: usize) {
+        match &self.experts {
+            Experts::Resident(experts) => {
+                let all: Vec<(usize, &Expert)> = experts.iter().enumerate().collect();
+                self.run(ctx.device, b, normed, d, &all);
+            }
+            Experts::Buffered(_) => {
+                let Context {
+                    buffer: Some(buffer),
+                    device,
+                    meter,
+                    failure,
+                    ..
+                } = ctx
+                else {
+                    return;
+                };
+                // Rows of no expert that runs are left as they are.
+                let ran = buffer.run(meter, |meter, experts| {
+                    self.run(device, b, normed, d, experts);
+                    meter.lap(Phase::Experts);
+                });
+                if let Err(error) = ran {
+                    failure.get_or_insert(error);
+                }
+                sized(&mut b.outputs, b.work.source.len() * d);
+            }
+        }
+    }
+
+    /// Both products of some of the experts (numbers among the rank's), for their rows of the plan.
+    fn run(&self, device: &Cpu, b: &mut MoeBuffers, normed: &[f32], d: usize, experts: &[(usize, &Expert)]) {
         let rows = b.work.source.len();
-        let Some(first) = self.experts.first() else { return };
+        let Some((_, first)) = experts.first() else { return };
+        let starts = &b.work.starts;
         let group = |weights: fn(&Expert) -> &Linear| -> Vec<Group<'_>> {
-            let rows = b.work.starts.windows(2).map(|w| w[0]..w[1]);
-            self.experts
-                .iter()
-                .zip(rows)
-                .map(|(e, rows)| Group {
-                    weights: weights(e),
-                    rows,
-                })
-                .collect()
+            let mut groups = Vec::with_capacity(experts.len());
+            for &(e, expert) in experts {
+                groups.push(Group {
+                    weights: weights(expert),
+                    rows: starts[e]..starts[e + 1],
+                });
+            }
+            groups
         };
         let hidden = sized(&mut b.hidden, rows * first.up.outputs());
         device.grouped_linear(normed, Some(&b.work.source), &group(|e| &e.up), self.epilogue, hidden);

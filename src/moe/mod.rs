@@ -5,8 +5,8 @@
 //! rows; outputs go home and are summed there in the order of the gate's choices (`combine`). A [`shared`] expert has no
 //! part in that: it runs where the tokens are.
 
-mod combine;
 pub mod buffer;
+mod combine;
 pub mod dispatch;
 mod exchange;
 pub mod gate;
@@ -17,6 +17,8 @@ pub mod shared;
 use crate::comm::Comm;
 use crate::device::Cpu;
 use crate::metrics::meter::Meter;
+use buffer::pool::Buffer;
+use buffer::residency::Pass;
 use gate::Routes;
 
 /// What a model computes with: the device, the ranks beside it, and the books that are kept on the way.
@@ -33,6 +35,10 @@ pub struct Context<'a> {
     pub routes: Option<Vec<Routes>>,
     /// Whether every token's routes are wanted, not only their sums.
     pub routes_by_token: bool,
+    /// The experts, where not all are in memory.
+    pub buffer: Option<Buffer>,
+    /// Which way the tokens go that are under way.
+    pub pass: Pass,
     /// What went wrong on this rank in the step in hand: told to the others before the next one.
     pub failure: Option<anyhow::Error>,
 }
@@ -48,6 +54,8 @@ impl<'a> Context<'a> {
             loads: vec![vec![0; experts]; layers],
             routes,
             routes_by_token: false,
+            buffer: None,
+            pass: Pass::Decode,
             failure: None,
         }
     }

@@ -68,6 +68,7 @@ fn load(dir: &Path, dtype: Dtype, rank: usize, ranks: usize) -> Box<dyn Model> {
         threads: 1,
         rank,
         ranks,
+        buffered: false,
         progress: &mut |_, _| (),
     };
     architecture.load(loading).expect("weights")

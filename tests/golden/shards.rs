@@ -6,18 +6,20 @@ use sluicegate::device::Dtype;
 use sluicegate::model::inventory::{Expected, Owner};
 use sluicegate::model::{self, Loading};
 use sluicegate::moe::dispatch::Owners;
+use std::sync::Arc;
 
 fn play(name: &str) {
     let Some(golden) = Golden::open(name) else { return };
     let architecture = model::read_config(&golden.dir).expect("config");
     let load = |rank, ranks| {
-        let checkpoint = Checkpoint::open(&golden.dir).expect("checkpoint");
+        let checkpoint = Arc::new(Checkpoint::open(&golden.dir).expect("checkpoint"));
         let loading = Loading {
             checkpoint: &checkpoint,
             dtype: Dtype::F32,
             threads: 1,
             rank,
             ranks,
+            buffered: false,
             progress: &mut |_, _| (),
         };
         let held = architecture.load(loading).expect("weights").bytes();
@@ -32,7 +34,7 @@ fn play(name: &str) {
                 Owner::Expert { expert, .. } => t.elements() * usize::from(block.contains(expert)),
                 Owner::Experts { .. } => t.elements() / architecture.shape().experts * block.len(),
             };
-            let checkpoint = Checkpoint::open(&golden.dir).expect("checkpoint");
+            let checkpoint = Arc::new(Checkpoint::open(&golden.dir).expect("checkpoint"));
             let all = architecture.inventory(&|name| checkpoint.info(name).is_some());
             let bytes = 4 * all.iter().map(wanted).sum::<usize>();
             let (weights, read) = load(rank, ranks);

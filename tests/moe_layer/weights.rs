@@ -4,8 +4,9 @@ use half::bf16;
 use sluicegate::device::{Activation, Dtype, Epilogue, Linear, Part, Source};
 use sluicegate::moe::dispatch::Owners;
 use sluicegate::moe::gate::Rule;
-use sluicegate::moe::layer::{Expert, MoeLayer};
+use sluicegate::moe::layer::{Expert, Experts, MoeLayer};
 use sluicegate::moe::shared::SharedExpert;
+use std::sync::Arc;
 
 /// More than one piece of a row's sum, and no multiple of anything.
 pub const D_MODEL: usize = 70;
@@ -149,15 +150,18 @@ impl Weights {
                 renormalise: kind.renormalise,
                 factor: if kind.renormalise { 1.0 } else { FACTOR },
             },
-            router: pack(&self.router, Some(&self.bias)),
+            router: Arc::new(pack(&self.router, Some(&self.bias))),
+            next: None,
             epilogue: if kind.gated {
                 Epilogue::Gated(Activation::Silu)
             } else {
                 Epilogue::Relu
             },
-            experts: Owners::block(experts, ranks, rank)
-                .map(|e| self.experts[e].expert(kind.gated, dtype))
-                .collect(),
+            experts: Experts::Resident(
+                Owners::block(experts, ranks, rank)
+                    .map(|e| self.experts[e].expert(kind.gated, dtype))
+                    .collect(),
+            ),
             shared: (kind.shared != Shared::No).then(shared),
             owners: Owners::blocks(experts, ranks),
             dtype,

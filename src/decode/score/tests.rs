@@ -54,6 +54,7 @@ fn bounded(comm: &dyn Comm, name: &str, settings: Settings) {
         threads: 1,
         rank: 0,
         ranks: 1,
+        buffered: false,
         progress: &mut |_, _| (),
     };
     let mut net = architecture.load(loading).unwrap();

@@ -82,7 +82,7 @@ impl Product<'_> {
 
     fn row_of_x(&self, row: usize) -> &[f32] {
         let from = self.source.map_or(row, |source| source[row] as usize);
-        &self.x[from * self.weights.inputs..][..self.weights.inputs]
+        &self.x[from * self.weights.inputs()..][..self.weights.inputs()]
     }
 }
 
@@ -100,7 +100,7 @@ impl Kernel for Tiles<'_> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        match self.product.weights.dtype {
+        match self.product.weights.dtype() {
             Dtype::F32 => self.columns::<L, Singles>(),
             Dtype::Bf16 => self.columns::<L, Pairs>(),
             Dtype::Int8 => self.columns::<L, Quads>(),
@@ -270,7 +270,7 @@ impl Tiles<'_> {
     unsafe fn place(&self, row: usize, column: usize) -> (*mut f32, usize) {
         let p = &self.product;
         let out = p.out.at((p.rows.start + row - p.origin.0) * p.stride);
-        (out.add(column - p.origin.1), (p.weights.outputs - column).min(VECTOR))
+        (out.add(column - p.origin.1), (p.weights.outputs() - column).min(VECTOR))
     }
 
     /// Takes finished sums to where they belong.
@@ -283,7 +283,7 @@ impl Tiles<'_> {
         for row in rows {
             for j in 0..vectors {
                 let column = (v + j) * VECTOR;
-                if column >= self.product.weights.outputs {
+                if column >= self.product.weights.outputs() {
                     break;
                 }
                 let mut sum = self.sum::<L>(row, v + j, v & !1);

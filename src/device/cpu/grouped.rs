@@ -35,14 +35,14 @@ impl Cpu {
     /// # Panics
     /// If the lengths don't fit, or the epilogue does not fit the weights (see [`Epilogue::Gated`]).
     pub fn linear(&self, x: &[f32], w: &Linear, epi: Epilogue, out: &mut [f32]) {
-        let rows = x.len() / w.inputs;
+        let rows = x.len() / w.inputs();
         assert!(
-            x.len() == rows * w.inputs && out.len() == rows * w.outputs,
+            x.len() == rows * w.inputs() && out.len() == rows * w.outputs(),
             "linear: x of {} and out of {} elements don't fit {} inputs, {} outputs",
             x.len(),
             out.len(),
-            w.inputs,
-            w.outputs
+            w.inputs(),
+            w.outputs()
         );
         self.grouped_linear(
             x,
@@ -86,7 +86,7 @@ impl Cpu {
                 panels,
                 epilogue: epi,
                 out,
-                stride: groups[group].weights.outputs,
+                stride: groups[group].weights.outputs(),
                 origin: (0, 0),
             };
             // SAFETY: a device's instruction set is available; `check` has seen that rows lie inside and are in one group
@@ -102,14 +102,14 @@ impl Cpu {
         let of_int8 = || {
             groups
                 .iter()
-                .filter(|g| g.weights.dtype == Dtype::Int8 && !g.rows.is_empty())
+                .filter(|g| g.weights.dtype() == Dtype::Int8 && !g.rows.is_empty())
         };
         let ends = (
             of_int8().map(|g| g.rows.start).min(),
             of_int8().map(|g| g.rows.end).max(),
         );
         if let ((Some(first), Some(end)), Some(group)) = (ends, groups.first()) {
-            let inputs = group.weights.inputs;
+            let inputs = group.weights.inputs();
             // Rows of no group may have no row of `x`.
             let of_x = |row: usize| source.map_or(Some(row), |source| source.get(row).map(|from| *from as usize));
             let row = |row| of_x(row).and_then(|from| x.get(from * inputs..(from + 1) * inputs));
@@ -120,7 +120,7 @@ impl Cpu {
 }
 
 fn check(x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>], epi: Epilogue, out: &[f32]) {
-    let Some(Linear { inputs, outputs, .. }) = groups.first().map(|g| g.weights) else {
+    let Some((inputs, outputs)) = groups.first().map(|g| (g.weights.inputs(), g.weights.outputs())) else {
         return;
     };
     let mut taken: Vec<&Range<usize>> = groups.iter().map(|g| &g.rows).filter(|rows| !rows.is_empty()).collect();
@@ -132,13 +132,13 @@ fn check(x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>], epi: Epilogue,
     for group in groups {
         let w = group.weights;
         assert!(
-            (w.inputs, w.outputs) == (*inputs, *outputs),
+            (w.inputs(), w.outputs()) == (inputs, outputs),
             "grouped_linear: groups of different shapes"
         );
         w.assert_fits(epi);
         let end = if group.rows.is_empty() { 0 } else { group.rows.end };
         assert!(
-            end.saturating_mul(*outputs) <= out.len(),
+            end.saturating_mul(outputs) <= out.len(),
             "grouped_linear: row {end} is beyond the end of out"
         );
         let in_x = match source {
@@ -150,7 +150,7 @@ fn check(x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>], epi: Epilogue,
             None => end,
         };
         assert!(
-            in_x.saturating_mul(*inputs) <= x.len(),
+            in_x.saturating_mul(inputs) <= x.len(),
             "grouped_linear: row {in_x} is beyond the end of x"
         );
     }
@@ -162,7 +162,7 @@ fn plan(groups: &[Group<'_>], threads: usize) -> (Vec<Task>, f64) {
         groups
             .iter()
             .enumerate()
-            .filter(|(_, g)| !g.rows.is_empty() && g.weights.outputs > 0)
+            .filter(|(_, g)| !g.rows.is_empty() && g.weights.outputs() > 0)
     };
     let total: f64 = busy()
         .map(|(_, g)| g.weights.panels() as f64 * panel_cost(g.weights, g.rows.len()))
@@ -195,8 +195,8 @@ fn plan(groups: &[Group<'_>], threads: usize) -> (Vec<Task>, f64) {
 /// Nanoseconds for `rows` rows against a panel, roughly: 60 to 200 multiply-adds each, by type, or the panel's way from
 /// memory.
 fn panel_cost(w: &Linear, rows: usize) -> f64 {
-    let elements = (w.inputs * PANEL) as f64;
-    let (speed, bytes) = match w.dtype {
+    let elements = (w.inputs() * PANEL) as f64;
+    let (speed, bytes) = match w.dtype() {
         Dtype::F32 => (60.0, 4.0),
         Dtype::Bf16 => (120.0, 2.0),
         Dtype::Int8 => (200.0, 1.0),

@@ -139,10 +139,10 @@ impl Cpu {
         each: impl Fn(usize, usize, &mut [f32]) + Sync,
         found: &mut Tops,
     ) {
-        let (d, rows) = (w.inputs, x.len() / w.inputs);
+        let (d, rows) = (w.inputs(), x.len() / w.inputs());
         assert_eq!(x.len(), rows * d, "head: x is no whole number of rows of {d}");
         w.assert_fits(Epilogue::Store);
-        let (chunks, width) = (w.outputs.div_ceil(CHUNK), k.min(w.outputs));
+        let (chunks, width) = (w.outputs().div_ceil(CHUNK), k.min(w.outputs()));
         // Rows at a time, so that wide searches over large vocabularies don't take much memory.
         let places = width.min(CHUNK);
         let most = (MOST_CANDIDATES / (chunks * places.max(1)).max(1)).clamp(1, rows.max(1));
@@ -152,7 +152,7 @@ impl Cpu {
             let blocks = count.div_ceil(ROWS);
             let parts = Shared(found.parts.as_mut_ptr());
             let candidates = Shared(found.candidates.as_mut_ptr());
-            let nanoseconds = (count * w.outputs) as f64 * d as f64 / 50.0;
+            let nanoseconds = (count * w.outputs()) as f64 * d as f64 / 50.0;
             let x = &x[first * d..(first + count) * d];
             let group = Group {
                 weights: w,
@@ -219,7 +219,7 @@ impl Cpu {
         chunk: usize,
         mut each: impl FnMut(usize, &mut [f32], &mut Vec<(f32, u32)>),
     ) {
-        let (outputs, panels) = (chunk * CHUNK..w.outputs.min((chunk + 1) * CHUNK), CHUNK / PANEL);
+        let (outputs, panels) = (chunk * CHUNK..w.outputs().min((chunk + 1) * CHUNK), CHUNK / PANEL);
         OF_CHUNK.with_borrow_mut(|OfChunk { logits, best }| {
             if logits.len() < rows.len() * CHUNK {
                 logits.resize(rows.len() * CHUNK, 0.0);

@@ -1,5 +1,5 @@
 //! Weights packed for the product kernels.
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::memory::Lines;
 use super::quantised::{byte, inverse, largest, scale_of};
@@ -35,25 +35,87 @@ pub enum Dtype {
 #[repr(C, align(64))]
 pub(super) struct Line(pub [u32; 16]);
 
+/// What packed weights are: sizes, type, and what stands beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Length of an input row (k).
+    pub inputs: usize,
+    /// Length of an output row (n); gates and up projections that belong together count once.
+    pub outputs: usize,
+    /// The type.
+    pub dtype: Dtype,
+    /// Whether a panel is 16 gates and 16 up projections rather than 32 outputs.
+    pub gated: bool,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+impl Layout {
+    /// Number of panels.
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(if self.gated { VECTOR } else { PANEL })
+    }
+
+    /// Steps of a kernel over the inputs: one a step, a pair, or four.
+    fn steps(&self) -> usize {
+        match self.dtype {
+            Dtype::F32 => self.inputs,
+            Dtype::Bf16 => self.inputs.div_ceil(2),
+            Dtype::Int8 => self.inputs.div_ceil(4),
+        }
+    }
+
+    /// Lines of a panel's weights.
+    fn panel_lines(&self) -> usize {
+        self.steps() * PANEL / VECTOR
+    }
+
+    /// Lines of all weights.
+    fn weight_lines(&self) -> usize {
+        self.panels() * self.panel_lines()
+    }
+
+    /// Lines of a float for each column of all panels.
+    fn column_lines(&self) -> usize {
+        self.panels() * PANEL / VECTOR
+    }
+
+    fn scaled(&self) -> bool {
+        self.dtype == Dtype::Int8
+    }
+
+    fn lines(&self) -> usize {
+        self.weight_lines() + self.column_lines() * (usize::from(self.scaled()) + usize::from(self.bias))
+    }
+
+    /// Memory that weights of this layout take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.lines() * size_of::<Line>()
+    }
+
+    /// Whether panels have columns or steps that no weight fills.
+    fn padded(&self) -> bool {
+        let (width, step) = (
+            if self.gated { VECTOR } else { PANEL },
+            self.inputs.div_ceil(self.steps()),
+        );
+        !self.outputs.is_multiple_of(width) || !self.inputs.is_multiple_of(step)
+    }
+}
+
 /// A linear layer `y = x W^T + b`, packed for the kernels.
 ///
 /// Outputs are cut in panels of 32, the last one padded with zeros. A panel holds, input after input, the 32 weights:
 /// `[outputs / 32][inputs][32]`; in bfloat16, pair of inputs after pair: `[outputs / 32][inputs / 2][32][2]`; in int8, four
 /// after four: `[outputs / 32][inputs / 4][32][4]`, 128 added to each, as `vpdpbusd` wants one of its factors unsigned.
+/// Behind them come the scales of int8 weights (what the bytes of each output are multiples of) and the bias, `[outputs]`
+/// each, padded to whole panels: one piece of memory, which a slot can take from a file as it is.
 ///
 /// Gated (see [`Linear::pack_gated`]), a panel holds 16 gates and then the 16 up projections that they belong to.
 #[derive(Clone)]
 pub struct Linear {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) dtype: Dtype,
-    /// Whether a panel is 16 gates and 16 up projections rather than 32 outputs.
-    pub(super) gated: bool,
+    pub(super) layout: Layout,
     lines: Lines,
-    /// What the bytes of each output are multiples of, in int8; padded to whole panels.
-    scales: Option<Vec<f32>>,
-    /// Padded to whole panels.
-    bias: Option<Vec<f32>>,
 }
 
 impl Linear {
@@ -72,7 +134,7 @@ impl Linear {
     /// # Errors
     /// As [`Linear::pack`].
     pub fn pack_with(threads: usize, inputs: usize, parts: &[Part<'_>], dtype: Dtype) -> Result<Linear> {
-        Linear::pack_panels(threads, inputs, [parts, &[]], dtype)
+        Linear::packed(threads, inputs, [parts, &[]], dtype, false)
     }
 
     /// Packs the gates and up projections of a gated feed-forward layer, each some parts stacked to `[F, inputs]`, into one
@@ -88,84 +150,144 @@ impl Linear {
         up: &[Part<'_>],
         dtype: Dtype,
     ) -> Result<Linear> {
-        let outputs = |parts: &[Part<'_>]| parts.iter().map(|p| p.outputs(inputs.max(1))).sum::<usize>();
+        Linear::packed(threads, inputs, [gate, up], dtype, true)
+    }
+
+    fn packed(threads: usize, inputs: usize, parts: [&[Part<'_>]; 2], dtype: Dtype, gated: bool) -> Result<Linear> {
+        let layout = Layout {
+            inputs,
+            outputs: outputs(inputs, parts[0]),
+            dtype,
+            gated,
+            bias: parts.iter().copied().flatten().any(|p| p.bias.is_some()),
+        };
+        check(&layout, parts)?;
+        let mut linear = Linear::zeros(layout);
+        linear.write(threads, parts);
+        Ok(linear)
+    }
+
+    /// Weights of nothing but zeros, to be packed over ([`Linear::repack`]).
+    pub fn zeros(layout: Layout) -> Linear {
+        let lines = Lines::zeros(layout.lines());
+        Linear { layout, lines }
+    }
+
+    /// Memory for layers of at most `bytes` each, in one mapping, each starting at a multiple of 4096; they have no
+    /// outputs until they get a layout ([`Linear::reshape`]) and weights.
+    ///
+    /// # Errors
+    /// When the system has no addresses left.
+    pub fn rooms(bytes: &[usize]) -> Result<Vec<Linear>> {
+        let layout = Layout {
+            inputs: 1,
+            outputs: 0,
+            dtype: Dtype::F32,
+            gated: false,
+            bias: false,
+        };
+        let lines: Vec<usize> = bytes.iter().map(|b| b.div_ceil(size_of::<Line>())).collect();
+        let rooms = Lines::rooms(&lines).with_context(|| {
+            let total = bytes.iter().sum::<usize>() >> 20;
+            format!("memory for experts: the system gives no {total} MiB; is there a limit of addresses (ulimit -v)?")
+        })?;
+        Ok(rooms.into_iter().map(|lines| Linear { layout, lines }).collect())
+    }
+
+    /// Gives a room another layout; what it holds means nothing until it is written.
+    ///
+    /// # Panics
+    /// If the layout does not fit into the room.
+    pub fn reshape(&mut self, layout: Layout) {
+        self.lines.set_len(layout.lines());
+        self.layout = layout;
+    }
+
+    /// Packs other weights of the same layout into the same memory, as [`Linear::pack`] or, with `second` parts,
+    /// [`Linear::pack_gated`] do.
+    ///
+    /// # Errors
+    /// As those; and if the parts are of another layout.
+    pub fn repack(&mut self, threads: usize, first: &[Part<'_>], second: &[Part<'_>]) -> Result<()> {
+        let (parts, layout) = ([first, second], self.layout);
+        check(&layout, parts)?;
+        let found = outputs(layout.inputs, first);
+        let biases = parts.iter().copied().flatten().any(|p| p.bias.is_some());
         ensure!(
-            outputs(gate) == outputs(up),
-            "weights to pack: found {} gates and {} up projections, expected as many of each; are their shapes right?",
-            outputs(gate),
-            outputs(up)
+            found == layout.outputs && layout.gated != second.is_empty() && (layout.bias || !biases),
+            "weights to pack: found {found} outputs{}, expected {layout:?}; are all experts of one shape?",
+            if biases { " with bias" } else { "" }
         );
-        Ok(Linear {
-            gated: true,
-            ..Linear::pack_panels(threads, inputs, [gate, up], dtype)?
-        })
+        self.write(threads, parts);
+        Ok(())
+    }
+
+    /// All memory, to be filled with what [`Linear::bytes_of`] gave for the same layout; of a room, up to the next multiple
+    /// of 4096.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.lines.bytes_mut()
+    }
+
+    /// All memory as bytes: weights, scales, bias.
+    pub fn bytes_of(&self) -> &[u8] {
+        self.lines.bytes()
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Packs the outputs of the first parts, in panels of 32; or of both, in panels of 16 of each, where there are second
     /// ones.
-    fn pack_panels(threads: usize, inputs: usize, parts: [&[Part<'_>]; 2], dtype: Dtype) -> Result<Linear> {
-        ensure!(inputs > 0, "weights to pack: rows of 0 inputs, expected at least 1");
-        ensure!(
-            dtype != Dtype::Int8 || inputs <= MOST_BYTES,
-            "weights to pack: rows of {inputs} inputs, expected at most {MOST_BYTES} in int8; choose another dtype"
-        );
-        for (i, part) in parts.iter().copied().flatten().enumerate() {
-            part.check(inputs, i)?;
+    fn write(&mut self, threads: usize, parts: [&[Part<'_>]; 2]) {
+        let layout = self.layout;
+        let (panels, of_panel) = (layout.panels(), layout.panel_lines());
+        let order = Order::new(layout.inputs, parts);
+        if layout.padded() {
+            self.lines.fill(Line::default());
         }
-        let outputs = parts[0].iter().map(|part| part.outputs(inputs)).sum();
-        let order = Order::new(inputs, parts, outputs);
-        let (steps, panels) = (steps(inputs, dtype), order.panels());
-        let (mut lines, mut scales) = (Lines::zeros(panels * steps * 2), vec![0.0; panels * PANEL]);
+        let (lines, floats) = self.lines.split_at_mut(layout.weight_lines());
+        let (scales, bias) = floats_mut(floats).split_at_mut(if layout.scaled() { panels * PANEL } else { 0 });
+        order.write_bias(bias);
+        let mut none = vec![0.0; if layout.scaled() { 0 } else { panels * PANEL }];
+        let scales = if layout.scaled() { scales } else { &mut none };
         let pack = |first: usize, lines: &mut [Line], scales: &mut [f32]| {
-            let panels = lines.chunks_exact_mut(steps * 2).zip(scales.chunks_exact_mut(PANEL));
+            let panels = lines.chunks_exact_mut(of_panel).zip(scales.chunks_exact_mut(PANEL));
             for (i, (panel, scales)) in panels.enumerate() {
-                pack_panel(inputs, &order.columns(first + i), dtype, panel, scales);
+                pack_panel(layout.inputs, &order.columns(first + i), layout.dtype, panel, scales);
             }
         };
-        let run = if panels * PANEL * inputs > LARGE {
+        let run = if panels * PANEL * layout.inputs > LARGE {
             panels.div_ceil(threads.max(1))
         } else {
             panels
         };
         if run == panels {
-            pack(0, &mut lines, &mut scales);
+            pack(0, lines, scales);
         } else {
-            let runs = lines.chunks_mut(run * steps * 2).zip(scales.chunks_mut(run * PANEL));
+            let runs = lines.chunks_mut(run * of_panel).zip(scales.chunks_mut(run * PANEL));
             std::thread::scope(|scope| {
                 for (i, (lines, scales)) in runs.enumerate() {
                     scope.spawn(move || pack(i * run, lines, scales));
                 }
             });
         }
-        Ok(Linear {
-            inputs,
-            outputs,
-            dtype,
-            gated: false,
-            lines,
-            scales: (dtype == Dtype::Int8).then_some(scales),
-            bias: order.bias(),
-        })
     }
 
     /// Memory held, in bytes.
     pub fn bytes(&self) -> usize {
-        let floats = [&self.scales, &self.bias]
-            .into_iter()
-            .flatten()
-            .map(Vec::len)
-            .sum::<usize>();
-        self.lines.len() * size_of::<Line>() + floats * size_of::<f32>()
+        self.lines.len() * size_of::<Line>()
     }
 
     /// Length of an input row (k).
     pub fn inputs(&self) -> usize {
-        self.inputs
+        self.layout.inputs
     }
 
     /// Length of an output row (n); gates and up projections that belong together count once.
     pub fn outputs(&self) -> usize {
-        self.outputs
+        self.layout.outputs
     }
 
     /// Row `row` of the original `[outputs, inputs]` matrix as f32 (rounded to the packed type), so that an embedding
@@ -174,9 +296,16 @@ impl Linear {
     /// # Panics
     /// If there is no such row, `out` has another length, or the weights are gated.
     pub fn embedding(&self, row: usize, out: &mut [f32]) {
-        assert!(!self.gated, "gated weights are no embedding");
-        assert!(row < self.outputs, "row {row} of {} outputs", self.outputs);
-        assert_eq!(out.len(), self.inputs, "room for a row of other length");
+        let Layout {
+            inputs,
+            outputs,
+            dtype,
+            gated,
+            ..
+        } = self.layout;
+        assert!(!gated, "gated weights are no embedding");
+        assert!(row < outputs, "row {row} of {outputs} outputs");
+        assert_eq!(out.len(), inputs, "room for a row of other length");
         let steps = self.steps();
         let column = row % PANEL;
         let lines = self.lines[row / PANEL * steps * 2..][..steps * 2]
@@ -184,7 +313,7 @@ impl Linear {
             .skip(column / 16)
             .step_by(2);
         let words = lines.map(|line| line.0[column % 16]);
-        match self.dtype {
+        match dtype {
             Dtype::F32 => out.iter_mut().zip(words).for_each(|(o, w)| *o = f32::from_bits(w)),
             Dtype::Bf16 => out.chunks_mut(2).zip(words).for_each(|(pair, w)| {
                 for (o, bits) in pair.iter_mut().zip([w << 16, w & 0xffff_0000]) {
@@ -202,17 +331,22 @@ impl Linear {
 
     /// Number of panels.
     pub(super) fn panels(&self) -> usize {
-        self.outputs.div_ceil(if self.gated { VECTOR } else { PANEL })
+        self.layout.panels()
     }
 
     /// Steps of a kernel over the inputs: one a step, a pair, or four.
     pub(super) fn steps(&self) -> usize {
-        steps(self.inputs, self.dtype)
+        self.layout.steps()
+    }
+
+    /// The type.
+    pub(super) fn dtype(&self) -> Dtype {
+        self.layout.dtype
     }
 
     /// Panics if the epilogue is not one for these weights.
     pub(super) fn assert_fits(&self, epilogue: Epilogue) {
-        match (self.gated, matches!(epilogue, Epilogue::Gated(_))) {
+        match (self.layout.gated, matches!(epilogue, Epilogue::Gated(_))) {
             (true, false) => panic!("{epilogue:?} of gated weights: they go with Epilogue::Gated only"),
             (false, true) => panic!("{epilogue:?} of plain weights: it goes with those of Linear::pack_gated only"),
             _ => {}
@@ -226,21 +360,55 @@ impl Linear {
 
     /// The scales of int8 weights, padded to whole panels.
     pub(super) fn scales(&self) -> Option<&[f32]> {
-        self.scales.as_deref()
+        let layout = &self.layout;
+        let lines = &self.lines[layout.weight_lines()..];
+        layout.scaled().then(|| floats(&lines[..layout.column_lines()]))
     }
 
     /// The bias, padded to whole panels.
     pub(super) fn bias(&self) -> Option<&[f32]> {
-        self.bias.as_deref()
+        let layout = &self.layout;
+        layout
+            .bias
+            .then(|| floats(&self.lines[layout.lines() - layout.column_lines()..]))
     }
 }
 
-fn steps(inputs: usize, dtype: Dtype) -> usize {
-    match dtype {
-        Dtype::F32 => inputs,
-        Dtype::Bf16 => inputs.div_ceil(2),
-        Dtype::Int8 => inputs.div_ceil(4),
+/// Outputs of parts that are stacked.
+fn outputs(inputs: usize, parts: &[Part<'_>]) -> usize {
+    parts.iter().map(|p| p.outputs(inputs.max(1))).sum()
+}
+
+/// Refuses parts that cannot be packed.
+fn check(layout: &Layout, parts: [&[Part<'_>]; 2]) -> Result<()> {
+    let Layout {
+        inputs, dtype, gated, ..
+    } = *layout;
+    let [gates, ups] = parts.map(|parts| outputs(inputs, parts));
+    ensure!(
+        !gated || gates == ups,
+        "weights to pack: found {gates} gates and {ups} up projections, expected as many of each; are their shapes right?"
+    );
+    ensure!(inputs > 0, "weights to pack: rows of 0 inputs, expected at least 1");
+    ensure!(
+        dtype != Dtype::Int8 || inputs <= MOST_BYTES,
+        "weights to pack: rows of {inputs} inputs, expected at most {MOST_BYTES} in int8; choose another dtype"
+    );
+    for (i, part) in parts.iter().copied().flatten().enumerate() {
+        part.check(inputs, i)?;
     }
+    Ok(())
+}
+
+/// A float for each column.
+fn floats(lines: &[Line]) -> &[f32] {
+    // SAFETY: a line is 16 words of 32 bits without padding, and any bits are a float.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * VECTOR) }
+}
+
+fn floats_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: as above; the borrow is unique.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * VECTOR) }
 }
 
 /// Which outputs of which parts stand where in the panels.
@@ -248,24 +416,18 @@ struct Order<'a> {
     inputs: usize,
     /// What alternates in a panel: 32 of the one, or 16 of each.
     turns: Vec<&'a [Part<'a>]>,
-    /// Of each.
-    outputs: usize,
 }
 
 impl<'a> Order<'a> {
-    fn new(inputs: usize, [first, second]: [&'a [Part<'a>]; 2], outputs: usize) -> Order<'a> {
+    fn new(inputs: usize, [first, second]: [&'a [Part<'a>]; 2]) -> Order<'a> {
         let mut turns = vec![first];
         turns.extend((!second.is_empty()).then_some(second));
-        Order { inputs, turns, outputs }
+        Order { inputs, turns }
     }
 
     /// Outputs of one turn.
     fn width(&self) -> usize {
         PANEL / self.turns.len()
-    }
-
-    fn panels(&self) -> usize {
-        self.outputs.div_ceil(self.width())
     }
 
     /// What stands in the 32 columns of a panel.
@@ -291,10 +453,12 @@ impl<'a> Order<'a> {
         columns
     }
 
-    /// All biases in the order of the panels, those that are not there zero; nothing if none is there.
-    fn bias(&self) -> Option<Vec<f32>> {
-        self.turns.iter().copied().flatten().find(|p| p.bias.is_some())?;
-        let mut ordered = vec![0.0; self.panels() * PANEL];
+    /// Writes all biases in the order of the panels, those that are not there zero.
+    fn write_bias(&self, ordered: &mut [f32]) {
+        if ordered.is_empty() {
+            return;
+        }
+        ordered.fill(0.0);
         for (turn, parts) in self.turns.iter().enumerate() {
             let biases = parts.iter().flat_map(|part| {
                 let of = |output| part.bias.map_or(0.0, |bias| bias[output]);
@@ -305,7 +469,6 @@ impl<'a> Order<'a> {
                 ordered[panel * PANEL + turn * self.width() + column] = bias;
             }
         }
-        Some(ordered)
     }
 }
 
@@ -422,7 +585,7 @@ mod tests {
                 },
             ];
             let linear = Linear::pack(inputs, &parts, dtype).unwrap();
-            assert_eq!((linear.outputs, linear.panels()), (40, 2));
+            assert_eq!((linear.outputs(), linear.panels()), (40, 2));
             let mut row = vec![0.0; inputs];
             for r in 0..40 {
                 linear.embedding(r, &mut row);

@@ -14,6 +14,8 @@ use super::linear::Line;
 const PAGE: usize = 2 << 20;
 /// Bytes of a mapping that several buffers share. Pages of it that nobody has written to take no memory.
 const CHUNK: usize = 64 << 20;
+/// Bytes that a file is read by without passing through the system's cache.
+const BLOCK: usize = 4096;
 /// Buffers below this are left to the general allocator.
 const SMALL: usize = 64 << 10;
 
@@ -24,6 +26,8 @@ static CURRENT: Mutex<(Weak<Mapping>, usize)> = Mutex::new((Weak::new(), 0));
 pub(super) struct Lines {
     first: NonNull<Line>,
     len: usize,
+    /// Lines that there is room for.
+    room: usize,
     /// Keeps the lines alive.
     _owner: Owner,
 }
@@ -54,8 +58,54 @@ impl Lines {
         Lines {
             first,
             len,
+            room: len,
             _owner: Owner::Own { _lines: lines },
         }
+    }
+
+    /// Room for so many lines each, of zeros, in a mapping of their own, each starting at a multiple of 4096 bytes; nothing
+    /// where the system gives none.
+    pub(super) fn rooms(lines: &[usize]) -> Option<Vec<Lines>> {
+        let padded = |lines: &usize| (lines * size_of::<Line>()).next_multiple_of(BLOCK);
+        let mapping = Arc::new(Mapping::new(lines.iter().map(padded).sum())?);
+        let mut at = 0;
+        let room = |n: &usize| {
+            let (first, bytes) = (at, padded(n));
+            at += bytes;
+            Lines {
+                // SAFETY: `bytes` from `first` on lie inside the mapping and are given to nobody else.
+                first: unsafe { mapping.start.add(first) }.cast(),
+                len: 0,
+                room: bytes / size_of::<Line>(),
+                _owner: Owner::Shared {
+                    _mapping: mapping.clone(),
+                },
+            }
+        };
+        Some(lines.iter().map(room).collect())
+    }
+
+    /// Takes so many lines of the room.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub(super) fn set_len(&mut self, len: usize) {
+        assert!(len <= self.room, "{len} lines in a room of {}", self.room);
+        self.len = len;
+    }
+
+    /// The lines as bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: lines are plain numbers without padding.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr().cast(), self.len * size_of::<Line>()) }
+    }
+
+    /// The lines as bytes, up to the next multiple of 4096 where there is room.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        let whole = (self.len * size_of::<Line>()).next_multiple_of(BLOCK);
+        let bytes = whole.min(self.room * size_of::<Line>());
+        // SAFETY: as above, inside the room; the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr().cast(), bytes) }
     }
 }
 
@@ -102,6 +152,7 @@ fn share(bytes: usize) -> Option<Lines> {
         // SAFETY: `bytes` from `at` on lie inside the mapping and have been given to nobody.
         first: unsafe { mapping.start.add(at) }.cast(),
         len: bytes / size_of::<Line>(),
+        room: bytes / size_of::<Line>(),
         _owner: Owner::Shared { _mapping: mapping },
     })
 }
@@ -178,6 +229,26 @@ mod tests {
         let copy = all[2].clone();
         drop(all);
         assert!(copy.iter().all(|l| l.0 == [3; 16]));
+    }
+
+    #[test]
+    fn rooms_are_apart_and_keep_their_size() {
+        let mut rooms = Lines::rooms(&[0, 1, 64, 65, 1000]).unwrap();
+        let bytes: Vec<usize> = rooms.iter_mut().map(|r| r.room * 64).collect();
+        assert_eq!(bytes, [0, 4096, 4096, 8192, 65536]);
+        for (i, room) in rooms.iter_mut().enumerate() {
+            assert!(room.is_empty() && room.first.as_ptr().cast::<u8>().align_offset(4096) == 0);
+            room.set_len(room.room);
+            room.bytes_mut().fill(i as u8 + 1);
+        }
+        rooms[3].set_len(65);
+        assert_eq!([rooms[3].bytes().len(), rooms[3].bytes_mut().len()], [65 * 64, 8192]);
+        for (i, room) in rooms.iter().enumerate() {
+            assert!(
+                room.bytes().iter().all(|b| *b == i as u8 + 1),
+                "room {i} was written over"
+            );
+        }
     }
 
     #[test]

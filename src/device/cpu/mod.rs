@@ -27,7 +27,7 @@ pub use exp::{exp, exp_slice, log_sum_exp};
 pub use grouped::Group;
 pub use head::{top_k, NotANumber, Tops};
 pub use isa::Isa;
-pub use linear::{Dtype, Linear};
+pub use linear::{Dtype, Layout, Linear};
 pub use quantised::{dequantise, quantise};
 pub use rotary::Rotary;
 pub use score::{Scored, Want};

@@ -63,9 +63,9 @@ impl Cpu {
     /// # Panics
     /// If `x` has not as many rows as there are targets, or a target is no output of `w`.
     pub fn score(&self, x: &[f32], w: &Linear, targets: &[u32], want: Want, found: &mut Scored) {
-        assert_eq!(x.len(), targets.len() * w.inputs, "score: a row of x for each target");
-        if let Some(target) = targets.iter().find(|t| **t as usize >= w.outputs) {
-            panic!("score: target {target} of {} outputs", w.outputs);
+        assert_eq!(x.len(), targets.len() * w.inputs(), "score: a row of x for each target");
+        if let Some(target) = targets.iter().find(|t| **t as usize >= w.outputs()) {
+            panic!("score: target {target} of {} outputs", w.outputs());
         }
         let Scored { tops, logits, ahead } = found;
         logits.resize_with(targets.len(), AtomicU32::default);
@@ -101,7 +101,7 @@ impl Cpu {
             rows: 0..targets.len(),
         };
         let quantised = self.quantise_groups(x, None, &[group]);
-        let each = (w.inputs * PANEL) as f64 * 0.3;
+        let each = (w.inputs() * PANEL) as f64 * 0.3;
         let block = ((8_192.0 / each) as usize).max(1);
         self.for_each(targets.len().div_ceil(block), each * targets.len() as f64, |task| {
             for row in task * block..targets.len().min((task + 1) * block) {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Map, Value};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The name of the input's digest among the fields of a [`JobIdentity`].
 const INPUT_SHA256: &str = "input_sha256";
@@ -20,7 +21,7 @@ const INPUT_SHA256: &str = "input_sha256";
 /// A checkpoint and what follows from it; every rank opens its own.
 pub struct Opened {
     /// Tensors.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
     /// `config.json`
     pub architecture: Box<dyn Architecture>,
     /// Precision of weights and products.

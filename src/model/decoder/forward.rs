@@ -7,6 +7,7 @@ use crate::device::{KeyRows, Linear};
 use crate::metrics::meter::Phase;
 use crate::model::cache::{emptied, CacheType, Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
+use crate::moe::buffer::residency::Pass;
 use crate::moe::layer::{sized, MoeBuffers};
 use crate::moe::Context;
 use anyhow::anyhow;
@@ -54,6 +55,7 @@ impl Model for Decoder {
     }
 
     fn read(&mut self, ctx: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
+        ctx.pass = Pass::Encode;
         let tokens = sources.iter().flat_map(|source| {
             let seen = |i| KeyRows::Range(source.first, i + 1);
             let ids = (source.before..).zip(source.ids);
@@ -63,6 +65,7 @@ impl Model for Decoder {
     }
 
     fn decode(&mut self, ctx: &mut Context, rows: &[DecodeRow], caches: &mut Caches) -> &[f32] {
+        ctx.pass = Pass::Decode;
         self.run(ctx, rows.iter().map(|r| (r.token, r.position, r.row, r.keys)), caches);
         let (b, elements) = (&mut self.buffers, rows.len() * self.shape.d_model);
         let normed = sized(&mut b.normed, elements);

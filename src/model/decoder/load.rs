@@ -1,27 +1,33 @@
 //! Reading a decoder-only model: the dense weights and one rank's experts.
 
 use super::attention::GroupedAttention;
+use super::experts::{plain, Experts};
 use super::inventory::{self, EMBEDDING, HEAD, NORM};
 use super::latent::LatentAttention;
-use super::spec::{Attention, Grouped, Latent, LayerSpec, MoeNames, NormKind, QkNorm, Spec, Storage};
+use super::spec::{Attention, Grouped, Latent, LayerSpec, MoeNames, NormKind, QkNorm, Spec};
 use super::{forward, Decoder, FeedForward, Layer, SelfAttention};
-use crate::device::{Epilogue, Linear, Part, Source};
+use crate::device::{Epilogue, Linear, Part};
 use crate::model::blocks::{source, Gated, Loader, Norm};
 use crate::model::cache::CacheType;
 use crate::model::Loading;
+use crate::moe;
+use crate::moe::buffer::source::resident;
 use crate::moe::dispatch::Owners;
 use crate::moe::gate::Rule;
 use crate::moe::layer::{Expert, MoeLayer};
 use crate::moe::shared::SharedExpert;
 use anyhow::Result;
+use std::sync::Arc;
 
 /// Reads the model for one rank of a group.
 struct Reader<'a> {
     load: Loader<'a>,
     spec: &'a Spec,
     names: MoeNames,
+    experts: &'a Experts,
     rank: usize,
     ranks: usize,
+    buffered: bool,
 }
 
 /// Reads the dense weights and this rank's experts from a checkpoint that has passed [`crate::model::open`].
@@ -35,6 +41,7 @@ pub(super) fn decoder(spec: &Spec, loading: Loading<'_>) -> Result<Decoder> {
         threads,
         rank,
         ranks,
+        buffered,
         progress,
     } = loading;
     let load = Loader {
@@ -48,14 +55,20 @@ pub(super) fn decoder(spec: &Spec, loading: Loading<'_>) -> Result<Decoder> {
         load,
         spec,
         names,
+        experts: &Experts::new(spec, checkpoint, dtype, threads),
         rank,
         ranks,
+        buffered,
     };
     let mut layers = Vec::new();
     for i in 0..spec.layers.len() {
         progress(i, spec.layers.len());
         layers.push(reader.layer(i)?);
     }
+    moe::layer::link(layers.iter_mut().filter_map(|layer| match &mut layer.ffn {
+        FeedForward::Sparse(moe) => Some(moe.as_mut()),
+        FeedForward::Dense(_) => None,
+    }));
     let mut norm = reader.norm(NORM)?;
     norm.scale(spec.logits_scale);
     let (rows, outputs) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
@@ -215,14 +228,20 @@ impl Reader<'_> {
                 })
             }
         };
+        let index = self.spec.sparse().take_while(|&sparse| sparse < i).count();
+        let own = Owners::block(moe.experts, self.ranks, self.rank);
         Ok(MoeLayer {
-            index: self.spec.sparse().take_while(|&sparse| sparse < i).count(),
+            index,
             name: format!("layers.{i}"),
             rule,
-            router: load.linear_f32(&router)?,
-            experts: Owners::block(moe.experts, self.ranks, self.rank)
-                .map(|expert| self.expert(&module, expert))
-                .collect::<Result<_>>()?,
+            router: Arc::new(load.linear_f32(&router)?),
+            next: None,
+            experts: match self.buffered {
+                true => moe::layer::Experts::Buffered(own.len()),
+                false => {
+                    moe::layer::Experts::Resident(own.map(|e| resident(self.experts, index, e)).collect::<Result<_>>()?)
+                }
+            },
             owners: Owners::blocks(moe.experts, self.ranks),
             dtype: load.dtype,
             scale: 1.0,
@@ -231,74 +250,7 @@ impl Reader<'_> {
         })
     }
 
-    /// One expert of a layer.
-    fn expert(&self, module: &str, expert: usize) -> Result<Expert> {
-        let (moe, load, d) = (&self.spec.moe, &self.load, self.spec.d_model);
-        let width = moe.width;
-        let of = |part: &str| format!("{module}.{part}");
-        let part = |name: &str| load.checkpoint.read_part(&of(name), expert);
-        match self.names.storage {
-            Storage::Each { names } => {
-                let names = names.map(|name| of(&format!("experts.{expert}.{name}")));
-                let Gated { up, down, .. } = load.gated(names.each_ref().map(String::as_str), moe.activation)?;
-                Ok(Expert { up, down })
-            }
-            Storage::Stacked { names: [up, down] } => {
-                let (up, down) = (part(up)?, part(down)?);
-                let half = |first: usize| source(&up).strided(first * width * d, [width, d], [d, 1]);
-                Ok(Expert {
-                    up: self.pack_gated([plain(half(0)), plain(half(1))])?,
-                    down: self.pack(width, &[plain(source(&down))])?,
-                })
-            }
-            Storage::Interleaved => {
-                let (up, down) = (part("experts.gate_up_proj")?, part("experts.down_proj")?);
-                let column = |first: usize| source(&up).strided(first, [width, d], [2, 2 * width]);
-                let down = source(&down).strided(0, [d, width], [1, d]);
-                self.interleaved(module, expert, [column(0), column(1)], down)
-            }
-            Storage::Mxfp4 => {
-                let read = |name: &str| load.checkpoint.read_mxfp4_part(&of(name), expert);
-                let (up, down) = (read("experts.gate_up_proj")?, read("experts.down_proj")?);
-                let row = |first: usize| source(&up).strided(first * d, [width, d], [2 * d, 1]);
-                self.interleaved(module, expert, [row(0), row(1)], source(&down))
-            }
-        }
-    }
-
-    /// An expert of GPT-OSS, whose biases alternate between gates and up projections.
-    fn interleaved(
-        &self,
-        module: &str,
-        expert: usize,
-        [gate, up]: [Source<'_>; 2],
-        down: Source<'_>,
-    ) -> Result<Expert> {
-        let read = |part: &str| {
-            let name = format!("{module}.experts.{part}_bias");
-            self.load.checkpoint.read_part_f32(&name, expert)
-        };
-        let (biases, bias) = (read("gate_up_proj")?, read("down_proj")?);
-        let turns = [0, 1].map(|first| biases.iter().skip(first).step_by(2).copied().collect::<Vec<f32>>());
-        let with = |weights, bias| Part {
-            weights,
-            bias: Some(bias),
-        };
-        Ok(Expert {
-            up: self.pack_gated([with(gate, &turns[0]), with(up, &turns[1])])?,
-            down: self.pack(self.spec.moe.width, &[with(down, &bias)])?,
-        })
-    }
-
-    fn pack_gated(&self, [gate, up]: [Part<'_>; 2]) -> Result<Linear> {
-        Linear::pack_gated(self.load.threads, self.spec.d_model, &[gate], &[up], self.load.dtype)
-    }
-
     fn pack(&self, inputs: usize, parts: &[Part<'_>]) -> Result<Linear> {
         Linear::pack_with(self.load.threads, inputs, parts, self.load.dtype)
     }
-}
-
-fn plain(weights: Source<'_>) -> Part<'_> {
-    Part { weights, bias: None }
 }

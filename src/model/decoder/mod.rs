@@ -3,6 +3,7 @@
 
 mod attention;
 pub mod config;
+mod experts;
 mod forward;
 pub mod inventory;
 mod latent;
@@ -16,13 +17,16 @@ use super::blocks::{Gated, Norm, Table};
 use super::cache::CacheType;
 use super::inventory::Expected;
 use super::{Architecture, Loading, Model, Shape, SpecialTokens};
-use crate::device::{Linear, Rotary};
+use crate::checkpoint::Checkpoint;
+use crate::device::{Dtype, Linear, Rotary};
+use crate::moe::buffer::source::ExpertSource;
 use crate::moe::layer::{Expert, MoeLayer};
 use anyhow::Result;
 use config::Config;
 use serde_json::Value;
 use spec::{Family, Spec};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A family's model as jobs see it, by `config.json`, whose path is named in errors.
 ///
@@ -69,6 +73,10 @@ impl Architecture for DecoderArchitecture {
 
     fn load(&self, loading: Loading<'_>) -> Result<Box<dyn Model>> {
         Ok(Box::new(load::decoder(&self.spec, loading)?))
+    }
+
+    fn experts(&self, checkpoint: &Arc<Checkpoint>, dtype: Dtype, threads: usize) -> Arc<dyn ExpertSource> {
+        Arc::new(experts::Experts::new(&self.spec, checkpoint, dtype, threads))
     }
 }
 
@@ -121,7 +129,7 @@ impl Decoder {
                 FeedForward::Sparse(moe) => {
                     let shared = moe.shared.as_ref().map(|s| &s.expert);
                     let expert = |e: &Expert| e.up.bytes() + e.down.bytes();
-                    moe.router.bytes() + moe.experts.iter().chain(shared).map(expert).sum::<usize>()
+                    moe.router.bytes() + moe.experts.bytes() + shared.map_or(0, expert)
                 }
             };
             attention + ffn

@@ -9,6 +9,7 @@ use crate::metrics::meter::Phase;
 use crate::model::blocks::Norm;
 use crate::model::cache::{emptied, CacheType, Caches, DecodeRow, SourceRow};
 use crate::model::{Model, Shape};
+use crate::moe::buffer::residency::Pass;
 use crate::moe::layer::sized;
 use crate::moe::Context;
 
@@ -30,6 +31,7 @@ impl Model for EncoderDecoder {
     }
 
     fn read(&mut self, ctx: &mut Context, sources: &[SourceRow], caches: &mut Caches) {
+        ctx.pass = Pass::Encode;
         let tokens: usize = sources.iter().map(|s| s.ids.len()).sum();
         let d = self.shape.d_model;
         let mut b = std::mem::take(&mut self.buffers);
@@ -60,6 +62,7 @@ impl Model for EncoderDecoder {
     }
 
     fn decode(&mut self, ctx: &mut Context, rows: &[DecodeRow], caches: &mut Caches) -> &[f32] {
+        ctx.pass = Pass::Decode;
         let d = self.shape.d_model;
         let mut b = std::mem::take(&mut self.buffers);
         let tokens = rows.iter().map(|r| (r.token, r.position));

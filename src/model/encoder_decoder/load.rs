@@ -2,13 +2,17 @@
 
 use super::spec::{Positions, Spec, Stack, Sublayer};
 use super::{Attention, Buffers, CrossAttention, Embedding, EncoderDecoder, FeedForward, Half, Layer, RelativeBias};
-use crate::device::{Epilogue, Linear};
-use crate::model::blocks::{Dense, Loader, Norm, Sinusoids};
+use crate::checkpoint::Checkpoint;
+use crate::device::{Dtype, Epilogue, Layout, Linear};
+use crate::model::blocks::{staging, Dense, Loader, Norm, Sinusoids};
 use crate::model::cache::CacheType;
 use crate::model::Loading;
+use crate::moe;
+use crate::moe::buffer::source::{resident, ExpertSource};
 use crate::moe::dispatch::Owners;
 use crate::moe::layer::{Expert, MoeLayer};
 use anyhow::Result;
+use std::sync::Arc;
 
 impl EncoderDecoder {
     /// Reads the dense weights and this rank's experts from a checkpoint that has passed `model::open`, and packs them.
@@ -23,8 +27,10 @@ impl EncoderDecoder {
                 threads: loading.threads,
             },
             spec,
+            experts: &Experts::new(spec, loading.checkpoint, loading.dtype, loading.threads),
             rank: loading.rank,
             ranks: loading.ranks,
+            buffered: loading.buffered,
             read: 0,
             progress: loading.progress,
         };
@@ -60,8 +66,10 @@ impl EncoderDecoder {
 struct Reader<'a> {
     load: Loader<'a>,
     spec: &'a Spec,
+    experts: &'a Experts,
     rank: usize,
     ranks: usize,
+    buffered: bool,
     /// Layers that are read.
     read: usize,
     progress: &'a mut dyn FnMut(usize, usize),
@@ -70,8 +78,13 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn half(&mut self, stack: Stack) -> Result<Half> {
         let layers = self.spec.stack(stack).sparse.len();
+        let mut layers = (0..layers).map(|i| self.layer(stack, i)).collect::<Result<Vec<_>>>()?;
+        moe::layer::link(layers.iter_mut().filter_map(|layer| match &mut layer.ffn {
+            FeedForward::Sparse(moe) => Some(moe.as_mut()),
+            FeedForward::Dense(_) => None,
+        }));
         Ok(Half {
-            layers: (0..layers).map(|i| self.layer(stack, i)).collect::<Result<_>>()?,
+            layers,
             norm: self.norm(&self.spec.names.final_norm(stack))?,
             bias: self.relative_bias(stack)?,
         })
@@ -150,19 +163,21 @@ impl Reader<'_> {
             return Ok(FeedForward::Dense(Box::new(Dense { up, down })));
         }
         let index = spec.moe_layers().iter().position(|&l| l == (stack, i));
-        let expert = |e| {
-            let [up, down] = self.products(&format!("{module}.{}{e}", names.expert))?;
-            Ok(Expert { up, down })
-        };
+        let index = index.expect("a sparse layer");
+        let own = Owners::block(spec.experts, self.ranks, self.rank);
         Ok(FeedForward::Sparse(Box::new(MoeLayer {
-            index: index.expect("a sparse layer"),
+            index,
             name: names.moe_layer(stack, i),
             rule: spec.rule.clone(),
-            router: self.load.linear_f32(&format!("{module}.{}", names.router))?,
+            router: Arc::new(self.load.linear_f32(&format!("{module}.{}", names.router))?),
+            next: None,
             epilogue: Epilogue::Relu,
-            experts: Owners::block(spec.experts, self.ranks, self.rank)
-                .map(expert)
-                .collect::<Result<_>>()?,
+            experts: match self.buffered {
+                true => moe::layer::Experts::Buffered(own.len()),
+                false => {
+                    moe::layer::Experts::Resident(own.map(|e| resident(self.experts, index, e)).collect::<Result<_>>()?)
+                }
+            },
             shared: None,
             owners: Owners::blocks(spec.experts, self.ranks),
             dtype: self.load.dtype,
@@ -170,9 +185,75 @@ impl Reader<'_> {
         })))
     }
 
-    /// Both products of a feed-forward layer or an expert.
+    /// Both products of a dense feed-forward layer.
     fn products(&self, module: &str) -> Result<[Linear; 2]> {
         let [up, down] = self.spec.names.products.map(|p| format!("{module}.{p}"));
         Ok([self.load.linear(&[&up])?, self.load.linear(&[&down])?])
+    }
+}
+
+/// The experts of a checkpoint.
+pub(super) struct Experts {
+    checkpoint: Arc<Checkpoint>,
+    dtype: Dtype,
+    threads: usize,
+    /// By MoE layer: what an expert's module is called before its number, what both products of it are packed as, and what
+    /// they are called.
+    layers: Vec<(String, [Layout; 2])>,
+    products: [&'static str; 2],
+}
+
+impl Experts {
+    pub(super) fn new(spec: &Spec, checkpoint: &Arc<Checkpoint>, dtype: Dtype, threads: usize) -> Experts {
+        let layer = |(stack, i): (Stack, usize)| {
+            let names = spec.names;
+            let module = format!(
+                "{}.{}.{}",
+                names.layer(stack, i),
+                names.feed_forward(stack).module,
+                names.expert
+            );
+            let (d_model, d_ff) = (spec.d_model, spec.stack(stack).d_ff);
+            let layout = |inputs, outputs| Layout {
+                inputs,
+                outputs,
+                dtype,
+                gated: false,
+                bias: spec.biases,
+            };
+            (module, [layout(d_model, d_ff), layout(d_ff, d_model)])
+        };
+        Experts {
+            checkpoint: checkpoint.clone(),
+            dtype,
+            threads,
+            layers: spec.moe_layers().into_iter().map(layer).collect(),
+            products: spec.names.products,
+        }
+    }
+}
+
+impl ExpertSource for Experts {
+    fn layouts(&self, layer: usize) -> [Layout; 2] {
+        self.layers[layer].1
+    }
+
+    fn read(&self, layer: usize, expert: usize, into: &mut Expert) -> Result<u64> {
+        let load = Loader {
+            checkpoint: &self.checkpoint,
+            dtype: self.dtype,
+            threads: self.threads,
+        };
+        let module = &self.layers[layer].0;
+        let [up, down] = self.products.map(|p| format!("{module}{expert}.{p}"));
+        Ok(load.repack(&up, &mut into.up)? + load.repack(&down, &mut into.down)?)
+    }
+
+    fn staging(&self) -> u64 {
+        let most = |(module, layouts): &(String, [Layout; 2])| {
+            let probe = format!("{module}0.{}.weight", self.products[0]);
+            staging(&self.checkpoint, &probe, *layouts)
+        };
+        self.layers.iter().map(most).max().unwrap_or(0)
     }
 }

@@ -15,12 +15,15 @@ use super::blocks::{Dense, Norm};
 use super::cache::CacheType;
 use super::inventory::Expected;
 use super::{Architecture, Loading, Model, Shape, SpecialTokens};
-use crate::device::{KeyRows, Linear};
+use crate::checkpoint::Checkpoint;
+use crate::device::{Dtype, KeyRows, Linear};
+use crate::moe::buffer::source::ExpertSource;
 use crate::moe::layer::{MoeBuffers, MoeLayer};
 use anyhow::Result;
 use attention::Attention;
 use embedding::Embedding;
 use relative::RelativeBias;
+use std::sync::Arc;
 
 /// A family's configuration as jobs see it.
 pub struct EncoderDecoderArchitecture {
@@ -69,6 +72,10 @@ impl Architecture for EncoderDecoderArchitecture {
 
     fn load(&self, loading: Loading<'_>) -> Result<Box<dyn Model>> {
         Ok(Box::new(EncoderDecoder::load(&self.spec, loading)?))
+    }
+
+    fn experts(&self, checkpoint: &Arc<Checkpoint>, dtype: Dtype, threads: usize) -> Arc<dyn ExpertSource> {
+        Arc::new(load::Experts::new(&self.spec, checkpoint, dtype, threads))
     }
 }
 
@@ -135,9 +142,7 @@ impl EncoderDecoder {
     fn weight_bytes(&self) -> u64 {
         let ffn = |f: &FeedForward| match f {
             FeedForward::Dense(d) => d.up.bytes() + d.down.bytes(),
-            FeedForward::Sparse(m) => {
-                m.router.bytes() + m.experts.iter().map(|e| e.up.bytes() + e.down.bytes()).sum::<usize>()
-            }
+            FeedForward::Sparse(m) => m.router.bytes() + m.experts.bytes(),
         };
         let layers = self.encoder.layers.iter().chain(&self.decoder.layers);
         let layers: usize = layers.map(|l| l.own.bytes() + ffn(&l.ffn)).sum();

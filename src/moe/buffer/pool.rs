@@ -1,0 +1,306 @@
+//! The slots at work: what [`residency`](super::residency) plans is loaded and run.
+
+use super::fetch::{Fetched, Fetcher, Job};
+use super::residency::{Eviction, Load, Pass, Prefetch, Residency, Shelf, Visit};
+use super::source::{expert_bytes, ExpertSource};
+use crate::device::Linear;
+use crate::metrics::meter::{Meter, Phase};
+use crate::moe::layer::Expert;
+use anyhow::{bail, Result};
+use std::sync::Arc;
+
+/// Experts that run as one product at least, so that its threads are worth waking, before a load is begun that waits for one
+/// of them.
+const WAVE: usize = 4;
+
+/// How a rank keeps its experts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Experts that fit into memory.
+    pub slots: usize,
+    /// Who makes room.
+    pub eviction: Eviction,
+    /// What is fetched early.
+    pub prefetch: Prefetch,
+    /// The busiest experts of each layer, so many, that stay.
+    pub pin: usize,
+    /// Threads that read.
+    pub readers: usize,
+}
+
+/// What a buffer has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Experts that were needed, visit by visit.
+    pub uses: u64,
+    /// Experts that were loaded.
+    pub loads: u64,
+    /// Of these, ahead of the visit that was to need them.
+    pub ahead: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Time that reading took, on threads of its own.
+    pub reading: f64,
+    /// Time that nothing could be done but wait.
+    pub waited: f64,
+    /// Ways through the encoder (or of prompts), and loads on them.
+    pub encode: [u64; 2],
+    /// Ways through the decoder, and loads on them.
+    pub decode: [u64; 2],
+}
+
+/// The experts of a rank, some of them in memory.
+pub struct Buffer {
+    plan: Plan,
+    shelf: Shelf,
+    residency: Residency,
+    fetcher: Fetcher,
+    /// Number of the rank's first expert among all of the model.
+    first: usize,
+    source: Arc<dyn ExpertSource>,
+    slots: Vec<Slot>,
+    visit: Visit,
+    /// Turns of the visit that are over.
+    over: Vec<bool>,
+    /// Loads that are planned and not asked for yet.
+    pending: Vec<Load>,
+    fetched: Vec<Fetched>,
+    tally: Tally,
+    /// It is of no use any more.
+    broken: bool,
+    failure: Option<anyhow::Error>,
+}
+
+/// A place for an expert.
+struct Slot {
+    /// Nothing while it is read into.
+    memory: Option<Expert>,
+    /// Which load its content is of.
+    generation: u32,
+}
+
+/// Whether the turns of a layer's visit have all been taken.
+enum Turn {
+    /// These may run now.
+    Ready,
+    /// The next one is still being read.
+    Wait,
+    /// All are over.
+    Over,
+}
+
+impl Buffer {
+    /// Slots for some of the experts `first..` of a rank, read from `source`.
+    ///
+    /// # Errors
+    /// When memory or threads cannot be had.
+    pub fn new(plan: Plan, shelf: Shelf, first: usize, source: Arc<dyn ExpertSource>) -> Result<Buffer> {
+        let layers = 0..shelf.experts.len();
+        let largest = |i: usize| layers.clone().map(|l| source.layouts(l)[i].bytes()).max().unwrap_or(0);
+        let sizes = [largest(0), largest(1)].repeat(plan.slots);
+        let mut rooms = Linear::rooms(&sizes)?.into_iter();
+        let mut slots = Vec::with_capacity(plan.slots);
+        while let (Some(up), Some(down)) = (rooms.next(), rooms.next()) {
+            slots.push(Slot {
+                memory: Some(Expert { up, down }),
+                generation: 0,
+            });
+        }
+        Ok(Buffer {
+            residency: Residency::new(shelf.clone(), plan.slots, plan.eviction, plan.pin),
+            fetcher: Fetcher::start(&source, plan.readers)?,
+            plan,
+            shelf,
+            first,
+            source,
+            slots,
+            visit: Visit::default(),
+            over: Vec::new(),
+            pending: Vec::new(),
+            fetched: Vec::new(),
+            tally: Tally::default(),
+            broken: false,
+            failure: None,
+        })
+    }
+
+    /// What it has done so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Experts that it holds at most, and bytes of their memory.
+    pub fn held(&self) -> (usize, u64) {
+        let layers = 0..self.shelf.experts.len();
+        let largest = layers.map(|l| expert_bytes(self.source.layouts(l))).max().unwrap_or(0);
+        (self.plan.slots, (self.plan.slots * largest) as u64)
+    }
+
+    /// Whether experts of the next layer are guessed from this layer's input.
+    pub fn asks_gates(&self) -> bool {
+        self.plan.prefetch == Prefetch::Gate
+    }
+
+    /// Plans a layer's visit and begins to load what it lacks. `rows` of each of the rank's experts, `[experts]`; `expected`,
+    /// where they are guessed, those of the next layer's.
+    pub fn begin(&mut self, pass: Pass, layer: usize, rows: &[u32], expected: Option<&[u32]>) {
+        if self.broken {
+            return;
+        }
+        self.settle();
+        self.residency.visit(pass, layer, rows, &mut self.visit);
+        if self.plan.prefetch != Prefetch::Off {
+            let next = self.residency.next(pass, layer);
+            self.residency.ahead(next, expected, &mut self.visit);
+        }
+        self.count(pass, layer);
+        self.over.clear();
+        self.over.resize(self.visit.uses.len(), false);
+        let loads = self
+            .visit
+            .uses
+            .iter()
+            .filter_map(|u| u.load)
+            .chain(self.visit.ahead.iter().copied());
+        for load in loads {
+            // What was planned for the slot before and has not begun is not wanted any more.
+            self.pending.retain(|old| old.slot != load.slot);
+            self.pending.push(load);
+        }
+        let uses = &self.visit.uses;
+        self.fetcher.hurry(|job| {
+            uses.iter()
+                .any(|u| (u.slot, u.generation) == (job.slot, job.generation))
+        });
+        self.ask();
+    }
+
+    fn count(&mut self, pass: Pass, layer: usize) {
+        let (of, layers) = match pass {
+            Pass::Encode => (&mut self.tally.encode, &self.shelf.encode),
+            Pass::Decode => (&mut self.tally.decode, &self.shelf.decode),
+        };
+        of[0] += u64::from(layer == layers.start);
+        let loads = self.visit.uses.iter().filter(|u| u.load.is_some()).count() as u64;
+        let ahead = self.visit.ahead.len() as u64;
+        of[1] += loads + ahead;
+        self.tally.uses += self.visit.uses.len() as u64;
+        self.tally.loads += loads + ahead;
+        self.tally.ahead += ahead;
+    }
+
+    /// Runs the visit that was begun: calls `compute` with experts that are in memory (numbers among the rank's of the layer)
+    /// until each has had its turn, waiting where none is there.
+    ///
+    /// # Errors
+    /// When an expert could not be read; the buffer is of no use then.
+    pub fn run(&mut self, meter: &mut Meter, mut compute: impl FnMut(&mut Meter, &[(usize, &Expert)])) -> Result<()> {
+        let mut wave = Vec::new();
+        loop {
+            self.settle();
+            if let Some(error) = self.failure.take() {
+                return Err(error);
+            }
+            if self.broken {
+                return Ok(());
+            }
+            self.ask();
+            match self.next(&mut wave) {
+                Turn::Over => return Ok(()),
+                Turn::Ready => {
+                    let expert = |&turn: &usize| {
+                        let of = &self.visit.uses[turn];
+                        let memory = self.slots[of.slot as usize].memory.as_ref();
+                        (of.expert as usize, memory.expect("a slot that is ready"))
+                    };
+                    let experts: Vec<(usize, &Expert)> = wave.iter().map(expert).collect();
+                    compute(meter, &experts);
+                    wave.iter().for_each(|&turn| self.over[turn] = true);
+                }
+                Turn::Wait => {
+                    meter.lap(Phase::Experts);
+                    self.fetcher.wait(&mut self.fetched);
+                    if self.fetched.is_empty() {
+                        self.broken = true;
+                        bail!("the buffer of experts waits for what nobody reads: this is a mistake in the program");
+                    }
+                    self.tally.waited += meter.lap(Phase::Copies);
+                }
+            }
+        }
+    }
+
+    /// The turns that come next among those whose experts are there.
+    fn next(&self, wave: &mut Vec<usize>) -> Turn {
+        wave.clear();
+        let mut left = false;
+        for (turn, of) in self.visit.uses.iter().enumerate() {
+            if self.over[turn] {
+                continue;
+            }
+            left = true;
+            let slot = &self.slots[of.slot as usize];
+            if slot.memory.is_none() || slot.generation != of.generation {
+                continue;
+            }
+            wave.push(turn);
+            let awaited = |load: &Load| load.after == Some(turn as u32);
+            if wave.len() >= WAVE && self.pending.iter().any(awaited) {
+                break;
+            }
+        }
+        match (left, wave.is_empty()) {
+            (false, _) => Turn::Over,
+            (true, false) => Turn::Ready,
+            (true, true) => Turn::Wait,
+        }
+    }
+
+    /// Asks for the loads whose slots are free.
+    fn ask(&mut self) {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.retain_mut(|load| {
+            if load.after.is_some_and(|turn| !self.over[turn as usize]) {
+                return true;
+            }
+            // It may wait for its slot until the visit is over, whose turns mean nothing to the next one.
+            load.after = None;
+            let slot = &mut self.slots[load.slot as usize];
+            let memory = slot.memory.take().or_else(|| {
+                let cancelled = self.fetcher.cancel(load.slot)?;
+                Some(cancelled.memory)
+            });
+            let Some(mut memory) = memory else { return true };
+            slot.generation = load.generation;
+            let [up, down] = self.source.layouts(load.layer as usize);
+            memory.up.reshape(up);
+            memory.down.reshape(down);
+            self.fetcher.request(Job {
+                load: *load,
+                expert: self.first + load.expert as usize,
+                memory,
+            });
+            false
+        });
+        self.pending = pending;
+    }
+
+    /// Puts what has been read into its slots.
+    fn settle(&mut self) {
+        self.fetcher.collect(&mut self.fetched);
+        for fetched in self.fetched.drain(..) {
+            let load = fetched.load;
+            self.slots[load.slot as usize].memory = Some(fetched.memory);
+            self.tally.reading += fetched.seconds;
+            match fetched.result {
+                Ok(bytes) => self.tally.bytes += bytes,
+                Err(error) => {
+                    self.broken = true;
+                    let expert = self.first + load.expert as usize;
+                    let what = format!("expert {expert} of MoE layer {}", load.layer);
+                    self.failure.get_or_insert(error.context(what));
+                }
+            }
+        }
+    }
+}

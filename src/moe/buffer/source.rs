@@ -1,0 +1,35 @@
+//! The tier below the slots: where an expert's weights are read from.
+
+use crate::device::{Layout, Linear};
+use crate::moe::layer::Expert;
+use anyhow::Result;
+
+/// Where experts are read from, by any thread.
+pub trait ExpertSource: Send + Sync {
+    /// What both products of an expert of MoE layer `layer` are packed as, up and down.
+    fn layouts(&self, layer: usize) -> [Layout; 2];
+    /// Reads expert `expert` (among all of the model) of MoE layer `layer` into memory that has its layouts. Bytes that were
+    /// read.
+    ///
+    /// # Errors
+    /// When it cannot be read, or holds a NaN: names file and place.
+    fn read(&self, layer: usize, expert: usize, into: &mut Expert) -> Result<u64>;
+    /// Bytes of memory that a read takes besides the expert's own.
+    fn staging(&self) -> u64;
+}
+
+/// Bytes that an expert with these layouts takes.
+pub fn expert_bytes(layouts: [Layout; 2]) -> usize {
+    layouts.iter().map(Layout::bytes).sum()
+}
+
+/// Reads an expert into memory of its own.
+///
+/// # Errors
+/// As [`ExpertSource::read`].
+pub fn resident(source: &dyn ExpertSource, layer: usize, expert: usize) -> Result<Expert> {
+    let [up, down] = source.layouts(layer).map(Linear::zeros);
+    let mut read = Expert { up, down };
+    source.read(layer, expert, &mut read)?;
+    Ok(read)
+}
