@@ -2,6 +2,7 @@
 //! [`Task`]'s to say.
 
 mod alike;
+mod buffer;
 mod desk;
 mod feed;
 mod plan;
@@ -199,12 +200,20 @@ impl<T: Task> Started<'_, T> {
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(comm.as_ref()));
         let mut net = agree(world, loaded)?;
+        let speaks = world.rank() == 0;
+        let buffer = agree(
+            world,
+            buffer::of(&args.buffer, &self.task.setup().opened, comm.as_ref(), speaks),
+        )?;
         let keep = args.routing.is_some();
         let (layers, experts) = (net.shape().moe_layers(), net.shape().experts);
         let mut ctx = Context::new(&device, comm.as_ref(), layers, experts, keep);
         ctx.routes_by_token = args.routing == Some(Routing::Tokens);
         ctx.meter.since(loading, Phase::Load);
-        let place = self.place();
+        // Its memory is taken only as experts come.
+        let held_back = buffer.as_ref().map_or(0, |buffer| buffer.held().1);
+        ctx.buffer = buffer;
+        let place = self.place(held_back);
         let Planned {
             work: mut batch,
             held,
@@ -269,8 +278,9 @@ impl<T: Task> Started<'_, T> {
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
     }
 
-    /// Where the running batch is to find room; but for who speaks, the same on every rank (collective).
-    fn place(&self) -> Place {
+    /// Where the running batch is to find room beside `held_back` bytes; but for who speaks, the same on every rank
+    /// (collective).
+    fn place(&self, held_back: u64) -> Place {
         let room = memory::machine().map_or(u64::MAX, |m| m.room(memory::now(), self.neighbours as u64));
         let shape = self.task.setup().opened.architecture.shape();
         let (rows, bytes) = self
@@ -279,7 +289,7 @@ impl<T: Task> Started<'_, T> {
             .as_ref()
             .map_or((0, 0), |s| (s.rows - s.blank, s.bytes));
         Place {
-            room: least(self.world, room.saturating_sub(shape.scratch_bytes())),
+            room: least(self.world, room.saturating_sub(shape.scratch_bytes() + held_back)),
             ranks: self.world.size() / self.groups,
             // About four bytes a token.
             mean_tokens: (bytes / rows.max(1) / 4) as usize,
@@ -303,7 +313,7 @@ impl<T: Task> Started<'_, T> {
             threads: self.threads,
             rank: comm.rank(),
             ranks: comm.size(),
-            buffered: false,
+            buffered: self.task.run().buffer.budget().is_some(),
             progress: &mut progress,
         })
     }

@@ -101,7 +101,7 @@ pub fn parsed(config: &Value) -> NllbMoeConfig {
 }
 
 /// Everything that a job looks at before work.
-pub fn inspect(dir: &Path) -> anyhow::Result<Checkpoint> {
+pub fn inspect(dir: &Path) -> anyhow::Result<std::sync::Arc<Checkpoint>> {
     Ok(model::open(dir)?.0)
 }
 

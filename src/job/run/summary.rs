@@ -5,6 +5,7 @@ use super::plan::dtype_name;
 use super::task::{Figures, Task};
 use crate::comm::{gather_texts, mpi, Comm};
 use crate::metrics::memory;
+use crate::moe::buffer::pool::Tally;
 use crate::moe::Context;
 use crate::results::Status;
 use anyhow::{Context as _, Result};
@@ -108,6 +109,19 @@ pub struct RankSummary {
     /// Rows of this rank that could not be used.
     failed: u64,
     loads: Vec<Vec<u64>>,
+    buffer: Option<Buffered>,
+}
+
+/// What a rank's buffer of experts did.
+#[derive(Serialize, Deserialize)]
+struct Buffered {
+    /// Experts in memory at most.
+    slots: usize,
+    /// Experts that there are.
+    experts: usize,
+    /// Bytes of the slots.
+    bytes: u64,
+    tally: Tally,
 }
 
 /// What the rank knows of its run besides the context.
@@ -149,6 +163,15 @@ pub fn gather(world: &dyn Comm, ctx: &Context, run: &Run) -> Result<Vec<RankSumm
         tokens: if leader { run.progress.tokens } else { 0 },
         failed: run.failed,
         loads: ctx.loads.clone(),
+        buffer: ctx.buffer.as_ref().map(|buffer| {
+            let (slots, bytes) = buffer.held();
+            Buffered {
+                slots,
+                experts: buffer.experts(),
+                bytes,
+                tally: buffer.tally(),
+            }
+        }),
     };
     let all = gather_texts(world, &serde_json::to_string(&own)?);
     all.iter()
@@ -220,6 +243,7 @@ pub fn report(task: &impl Task, ranks: &[RankSummary], figures: Option<&dyn Figu
             "peak_memory_bytes": ranks.iter().map(|r| r.peak_memory).collect::<Vec<_>>(),
             "weight_bytes": ranks.iter().map(|r| r.weights).collect::<Vec<_>>(),
             "held_bytes_at_most": ranks.iter().map(|r| r.held).collect::<Vec<_>>(),
+            "buffer": ranks.iter().map(|r| &r.buffer).collect::<Vec<_>>(),
             "imbalance": imbalance(ranks),
             "experts": ranks.first().map_or(0, |r| r.loads.first().map_or(0, Vec::len)),
         },
@@ -304,12 +328,53 @@ pub fn print(
             ),
         );
     }
+    for (label, text) in buffered(ranks) {
+        line(label, text);
+    }
     let worst = imbalance(ranks).into_iter().fold(0.0, f64::max);
     line(
         "imbalance",
         format!("{worst:.2} (largest over mean expert load, worst layer)"),
     );
     to.write_all(aligned(&lines).as_bytes())
+}
+
+/// What the buffers of experts did, where there are any: of all ranks together.
+fn buffered(ranks: &[RankSummary]) -> Vec<(&'static str, String)> {
+    let all: Vec<&Buffered> = ranks.iter().filter_map(|r| r.buffer.as_ref()).collect();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let sum = |field: fn(&Buffered) -> u64| all.iter().map(|b| field(b)).sum::<u64>();
+    let seconds = |field: fn(&Buffered) -> f64| all.iter().map(|b| field(b)).fold(0.0, f64::max);
+    let (uses, loads) = (sum(|b| b.tally.uses), sum(|b| b.tally.loads));
+    let held = format!(
+        "{} of {} in memory ({}); {:.1} % of {uses} uses found theirs; {loads} loaded, {} of them ahead",
+        sum(|b| b.slots as u64),
+        sum(|b| b.experts as u64),
+        size(sum(|b| b.bytes)),
+        100.0 * (1.0 - (loads as f64 / (uses as f64).max(1.0)).min(1.0)),
+        sum(|b| b.tally.ahead),
+    );
+    // Ranks go through the layers together.
+    let sweeps = |[passes, loads]: [fn(&Tally) -> u64; 2], name: &str| {
+        let passes = all.iter().map(|b| passes(&b.tally)).max().unwrap_or(0);
+        let loads = all.iter().map(|b| loads(&b.tally)).sum::<u64>();
+        (passes > 0).then(|| format!("{:.1} experts a sweep in {passes} {name}", loads as f64 / passes as f64))
+    };
+    let swept = [
+        sweeps([|t| t.encode[0], |t| t.encode[1]], "of encoding"),
+        sweeps([|t| t.decode[0], |t| t.decode[1]], "of decoding"),
+    ];
+    let swept: Vec<String> = swept.into_iter().flatten().collect();
+    let copied = format!(
+        "{}; {} read in {:.1} s beside the work, {:.1} s waited",
+        swept.join(", "),
+        size(sum(|b| b.tally.bytes)),
+        seconds(|b| b.tally.reading),
+        seconds(|b| b.tally.waited)
+    );
+    vec![("experts", held), ("loaded", copied)]
 }
 
 /// Labels and what goes with each, in two columns.
@@ -363,6 +428,7 @@ mod tests {
             tokens: 0,
             failed: 0,
             loads,
+            buffer: None,
         }
     }
 

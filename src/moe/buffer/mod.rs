@@ -9,6 +9,7 @@
 
 mod fetch;
 pub mod forecast;
+pub mod link;
 mod policy;
 pub mod pool;
 pub mod replay;

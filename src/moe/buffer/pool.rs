@@ -1,12 +1,13 @@
 //! The slots at work: what [`residency`](super::residency) plans is loaded and run.
 
 use super::fetch::{Fetched, Fetcher, Job};
-use super::residency::{Eviction, Load, Pass, Prefetch, Residency, Shelf, Visit};
+use super::residency::{Eviction, Load, Pass, Prefetch, Residency, Scope, Shelf, Visit};
 use super::source::{expert_bytes, ExpertSource};
 use crate::device::Linear;
 use crate::metrics::meter::{Meter, Phase};
 use crate::moe::layer::Expert;
 use anyhow::{bail, Result};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Experts that run as one product at least, so that its threads are worth waking, before a load is begun that waits for one
@@ -28,8 +29,18 @@ pub struct Plan {
     pub readers: usize,
 }
 
+impl Plan {
+    /// Who may use which slots: the paper's policies know those of one layer only.
+    pub fn scope(&self) -> Scope {
+        match self.eviction {
+            Eviction::Lookahead => Scope::Rank,
+            _ => Scope::Layer,
+        }
+    }
+}
+
 /// What a buffer has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Experts that were needed, visit by visit.
     pub uses: u64,
@@ -107,7 +118,7 @@ impl Buffer {
             });
         }
         Ok(Buffer {
-            residency: Residency::new(shelf.clone(), plan.slots, plan.eviction, plan.pin),
+            residency: Residency::new(shelf.clone(), plan.slots, plan.eviction, plan.scope(), plan.pin),
             fetcher: Fetcher::start(&source, plan.readers)?,
             plan,
             shelf,
@@ -127,6 +138,11 @@ impl Buffer {
     /// What it has done so far.
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Experts that there are, on this rank.
+    pub fn experts(&self) -> usize {
+        self.shelf.experts.iter().sum()
     }
 
     /// Experts that it holds at most, and bytes of their memory.

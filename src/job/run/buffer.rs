@@ -1,0 +1,189 @@
+//! Which experts a rank keeps in memory: from the options to slots.
+
+use super::plan::Opened;
+use super::summary::size;
+use crate::cli::buffer::{Budget, BufferArgs, Eviction, Prefetch, Share};
+use crate::comm::Comm;
+use crate::moe::buffer::link::Link;
+use crate::moe::buffer::pool::{Buffer, Plan};
+use crate::moe::buffer::residency::{self, Shelf};
+use crate::moe::buffer::source::{expert_bytes, ExpertSource};
+use crate::moe::dispatch::Owners;
+use anyhow::{bail, ensure, Result};
+use std::sync::Arc;
+
+/// Slots that let an expert be read while another runs.
+const LEAST: usize = 2;
+
+/// What experts take, on one rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Needs {
+    /// Experts of all layers.
+    experts: usize,
+    /// MoE layers that have some.
+    layers: usize,
+    /// Bytes of a slot.
+    slot: u64,
+    /// Bytes that reading takes besides.
+    staging: u64,
+    /// Slots that the policy cannot do without.
+    least: usize,
+}
+
+impl Needs {
+    /// Slots within a budget.
+    fn slots(&self, budget: Budget) -> Result<usize> {
+        let least = self.least.max(LEAST).min(self.experts);
+        let bytes = |slots: usize| slots as u64 * self.slot + self.staging;
+        let (slots, said) = match budget {
+            Budget::SlotsOfLayer(n) => (n.saturating_mul(self.layers), format!("--expert-slots {n}")),
+            Budget::Memory(share) => {
+                let memory = match share {
+                    Share::Bytes(bytes) => bytes,
+                    Share::Percent(percent) => {
+                        let all = self.experts as u64 * self.slot;
+                        // What it is of a whole number of experts is meant as that.
+                        (all as f64 * percent / 100.0).round() as u64
+                    }
+                };
+                // All in memory need no room to be read into later.
+                let fit = match memory >= self.experts as u64 * self.slot {
+                    true => self.experts,
+                    false => (memory.saturating_sub(self.staging) / self.slot.max(1)) as usize,
+                };
+                (fit, format!("--expert-memory {share} ({})", size(memory)))
+            }
+        };
+        ensure!(
+            slots >= least,
+            "{said} holds {slots} experts of {} and what reading takes ({}), but {least} is the least that does: give \
+             --expert-memory {} or more",
+            size(self.slot),
+            size(self.staging),
+            bytes(least).div_ceil(1 << 20).max(1).to_string() + "M"
+        );
+        Ok(slots.min(self.experts))
+    }
+}
+
+/// The buffer of this rank of a group, where not all experts are to be in memory.
+///
+/// # Errors
+/// When the budget does not do, or memory, threads or the experts of a simulated link cannot be had.
+pub fn of(args: &BufferArgs, opened: &Opened, comm: &dyn Comm, speaks: bool) -> Result<Option<Buffer>> {
+    let Some(budget) = args.budget() else {
+        return Ok(None);
+    };
+    let shape = opened.architecture.shape();
+    let layers = shape.moe_layers();
+    if layers == 0 {
+        bail!("--expert-memory: this model has no experts");
+    }
+    let own = Owners::block(shape.experts, comm.size(), comm.rank());
+    let decode = shape.encoder_moe.len()..layers;
+    let shelf = Shelf {
+        experts: vec![own.len(); layers],
+        encode: if shape.encoder { 0..decode.start } else { decode.clone() },
+        decode,
+    };
+    let source = opened.architecture.experts(&opened.checkpoint, opened.dtype, 1);
+    let eviction = match args.eviction {
+        Eviction::Lifo => residency::Eviction::Lifo,
+        Eviction::Lru => residency::Eviction::Lru,
+        Eviction::Fifo => residency::Eviction::Fifo,
+        Eviction::Lfu => residency::Eviction::Lfu,
+        Eviction::Lookahead => residency::Eviction::Lookahead,
+    };
+    let mut plan = Plan {
+        slots: 0,
+        eviction,
+        prefetch: match args.prefetch {
+            Prefetch::Off => residency::Prefetch::Off,
+            Prefetch::Trace => residency::Prefetch::Trace,
+            Prefetch::Gate => residency::Prefetch::Gate,
+        },
+        pin: args.pin.map_or(0, |pin| pin.hot),
+        readers: 1,
+    };
+    let slot = (0..layers).map(|l| expert_bytes(source.layouts(l))).max().unwrap_or(0) as u64;
+    let linked = args.simulate_link.is_some();
+    let needs = Needs {
+        experts: own.len() * layers,
+        layers,
+        slot,
+        staging: if linked {
+            0
+        } else {
+            plan.readers as u64 * source.staging()
+        },
+        least: plan.scope().least(&shelf),
+    };
+    plan.slots = needs.slots(budget)?;
+    if speaks {
+        log::info!(
+            "rank 0 holds {} of {} experts, {} each: {} of {}, and {} for reading",
+            plan.slots,
+            needs.experts,
+            size(slot),
+            size(plan.slots as u64 * slot),
+            size(needs.experts as u64 * slot),
+            size(needs.staging)
+        );
+    }
+    let source: Arc<dyn ExpertSource> = match args.simulate_link {
+        Some(bytes_per_second) => Arc::new(Link::new(source, layers, own.clone(), bytes_per_second)?),
+        None => source,
+    };
+    Ok(Some(Buffer::new(plan, shelf, own.start, source)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_slots_or_a_refusal_with_the_least_that_does() {
+        let needs = Needs {
+            experts: 100,
+            layers: 4,
+            slot: 10 << 20,
+            staging: 5 << 20,
+            least: 1,
+        };
+        let memory = |share| needs.slots(Budget::Memory(share));
+        assert_eq!(memory(Share::Bytes(105 << 20)).unwrap(), 10);
+        assert_eq!(memory(Share::Bytes((105 << 20) - 1)).unwrap(), 9);
+        assert_eq!(
+            memory(Share::Percent(50.0)).unwrap(),
+            49,
+            "what reading takes is within it"
+        );
+        assert_eq!(memory(Share::Percent(100.0)).unwrap(), 100, "nothing is read then");
+        assert_eq!(memory(Share::Bytes(1 << 40)).unwrap(), 100);
+        assert_eq!(needs.slots(Budget::SlotsOfLayer(3)).unwrap(), 12);
+        assert_eq!(needs.slots(Budget::SlotsOfLayer(usize::MAX)).unwrap(), 100);
+        let refused = memory(Share::Bytes(24 << 20)).unwrap_err().to_string();
+        assert!(
+            refused.contains("holds 1 experts") && refused.contains("--expert-memory 25M"),
+            "{refused}"
+        );
+        assert_eq!(memory(Share::Bytes(25 << 20)).unwrap(), 2);
+        let by_layer = Needs { least: 4, ..needs };
+        let refused = by_layer
+            .slots(Budget::Memory(Share::Bytes(30 << 20)))
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("--expert-memory 45M"), "{refused}");
+        // A rank with one expert or none needs no more slots than that.
+        let few = |experts| {
+            Needs {
+                experts,
+                layers: 1,
+                ..needs
+            }
+            .slots(Budget::SlotsOfLayer(1))
+            .unwrap()
+        };
+        assert_eq!([few(1), few(0)], [1, 0]);
+    }
+}
