@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Weight of the newest visit in an expert's average activity.
 const NEWEST: f64 = 0.03;
 /// Classes of activity.
-const LEVELS: usize = 8;
+const LEVELS: usize = 14;
 /// Classes of rows in the last visit.
 const LASTS: usize = 6;
 
@@ -31,7 +31,10 @@ struct Activity {
 impl Activity {
     fn class(&self) -> usize {
         let last = (u32::BITS - self.last.leading_zeros()).min(LASTS as u32 - 1) as usize;
-        last * LEVELS + ((self.mean * LEVELS as f64) as usize).min(LEVELS - 1)
+        let odds = self.mean / (1.0 - self.mean).max(1e-3);
+        let mut level = 0; let mut edge = 1.0/128.0;
+        while level < LEVELS - 1 && odds > edge { level += 1; edge *= 2.0; }
+        last * LEVELS + level
     }
 }
 
@@ -104,7 +107,7 @@ impl Forecast {
         if layer == self.ways[pass as usize].layers.start {
             if let Some(before) = self.pass.replace(pass) {
                 let followed = &mut self.ways[before as usize].followed;
-                followed.iter_mut().for_each(|n| *n *= 0.95);
+                followed.iter_mut().for_each(|n| *n *= 0.99);
                 followed[pass as usize] += 1.0;
             }
         }
@@ -121,7 +124,7 @@ impl Forecast {
                 let class = &mut way.classes[a.class()];
                 *class = [class[0] + needed, class[1] + 1.0];
             }
-            a.mean += NEWEST * (needed - a.mean);
+            a.mean += NEWEST.max(1.0 / (f64::from(a.visits) + 2.0)) * (needed - a.mean);
             a.visits += 1;
             a.last = n;
         }
@@ -137,7 +140,7 @@ impl Forecast {
         let len = |pass: Pass| self.ways[pass as usize].layers.len() as f64;
         let follows = |pass: Pass, next: Pass| {
             let n = self.ways[pass as usize].followed;
-            (n[next as usize] + 0.5) / (n[0] + n[1] + 1.0)
+            (n[next as usize] + 0.05) / (n[0] + n[1] + 0.1)
         };
         // Visits from the end of a pass to the start of the next one of a kind.
         let wait = |from: Pass, to: Pass| {
