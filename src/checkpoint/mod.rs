@@ -23,6 +23,7 @@ mod fp8;
 pub mod generation;
 mod header;
 mod mxfp4;
+pub mod packed;
 mod reader;
 mod tensor;
 

@@ -1,6 +1,6 @@
 //! What runs measure. How good a translation or text is: BLEU, chrF and TER, figure for figure as sacreBLEU 2.x computes
 //! them, ROUGE as `rouge-score` does; how sure a model was of a text: [`perplexity`]. Where time and memory went: [`meter`],
-//! [`memory`].
+//! [`memory`]. What a machine is called and has room for: [`host`], [`disk`].
 //!
 //! Every figure comes of sums over segments: rows are added to a [`bleu::BleuStats`], [`perplexity::Sums`] and so on, stats
 //! are merged in any order with the same result to the last bit (whole numbers, or [`sum::FixedSum`]), and the score is
@@ -8,8 +8,10 @@
 
 pub mod bleu;
 pub mod chrf;
+pub mod disk;
 pub mod edit_distance;
 mod edit_rate;
+pub mod host;
 pub mod measure;
 pub mod memory;
 pub mod meter;

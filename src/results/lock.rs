@@ -1,5 +1,6 @@
 //! One job at a time on one output.
 
+use crate::metrics::host;
 use anyhow::{bail, Context, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -46,7 +47,7 @@ impl Lock {
                 );
             }
         }
-        let holder = format!("pid {} on host {}\n", std::process::id(), host());
+        let holder = format!("pid {} on host {}\n", std::process::id(), host::name());
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(holder.as_bytes()))
@@ -54,14 +55,4 @@ impl Lock {
             .with_context(context)?;
         Ok(Lock { _file: file })
     }
-}
-
-/// This machine's name, as far as it is known.
-fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .unwrap_or_else(|| "unknown".to_owned())
 }
