@@ -292,6 +292,7 @@ impl<T: Task> Started<'_, T> {
             room: least(self.world, room.saturating_sub(shape.scratch_bytes() + held_back)),
             ranks: self.world.size() / self.groups,
             // About four bytes a token.
+            buffered: self.task.run().buffer.budget().is_some(),
             mean_tokens: (bytes / rows.max(1) / 4) as usize,
             speaks: self.world.rank() == 0,
         }
