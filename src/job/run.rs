@@ -5,6 +5,8 @@ mod alike;
 mod buffer;
 mod desk;
 mod feed;
+#[allow(dead_code)] // Until the slots read from it.
+mod packing;
 mod plan;
 mod rank;
 mod summary;
