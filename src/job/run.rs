@@ -202,11 +202,7 @@ impl<T: Task> Started<'_, T> {
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(comm.as_ref()));
         let mut net = agree(world, loaded)?;
-        let speaks = world.rank() == 0;
-        let buffer = agree(
-            world,
-            buffer::of(&args.buffer, &self.task.setup().opened, comm.as_ref(), speaks),
-        )?;
+        let buffer = buffer::of(&args.buffer, &self.task.setup().opened, world, comm.as_ref())?;
         let keep = args.routing.is_some();
         let (layers, experts) = (net.shape().moe_layers(), net.shape().experts);
         let mut ctx = Context::new(&device, comm.as_ref(), layers, experts, keep);
