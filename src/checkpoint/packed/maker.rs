@@ -2,6 +2,7 @@
 
 use super::direct::{Access, Direct};
 use super::header::{self, Layout};
+use super::pages::aligned;
 use super::temporary::{sweep, Temporary};
 use super::{padded, Pages};
 use crate::metrics::disk;
@@ -118,11 +119,11 @@ impl Maker {
             bytes.len()
         );
         let copy;
-        let bytes = if bytes.len() == whole {
+        let bytes = if aligned(bytes, at) {
             bytes
         } else {
             let mut pages = Pages::zeros(whole);
-            pages[..length].copy_from_slice(bytes);
+            pages[..bytes.len()].copy_from_slice(bytes);
             copy = pages;
             &copy
         };
