@@ -1,6 +1,6 @@
 //! How much a rank takes on at once. Pure: numbers in, numbers out.
 
-use super::lockstep::ENCODE_TOKENS;
+use super::lockstep::{ENCODE_TOKENS, PART};
 use super::search::Settings;
 
 /// Fewest source tokens that a sentence counts for: bounds the number of sentences in flight.
@@ -53,6 +53,8 @@ pub struct Limits {
     pub per_sentence: usize,
     /// Source tokens that are read in one go.
     pub portion: usize,
+    /// Reading is put off until one part in so many of the room waits.
+    pub part: usize,
     /// Tokens of the longest source that there is room for, alone.
     pub longest: usize,
 }
@@ -78,6 +80,7 @@ impl Limits {
             outputs,
             per_sentence,
             portion: ENCODE_TOKENS,
+            part: PART,
             longest: usize::MAX,
         }
     }

@@ -70,6 +70,8 @@ impl Report {
 /// Source tokens that a rank reads in one go: what they are turned into on the way (queries, keys, values, experts'
 /// hidden rows) stays in the third-level cache, while experts still see many rows.
 pub const ENCODE_TOKENS: usize = 2048;
+/// The same where experts come from below, once for each portion.
+pub const ENCODE_TOKENS_BUFFERED: usize = 8192;
 
 /// What the whole group does next.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,13 +98,20 @@ pub struct Portions {
     pub tokens: usize,
     /// Portions that are read in a step at most.
     pub most: usize,
+    /// Reading is put off until one part in so many of the group's room waits.
+    pub part: usize,
 }
+
+/// The part of the room that reading waits for: much less, and few rows share the experts; much more, and room lies idle.
+pub const PART: usize = 8;
+/// The same where experts come from below: each time, they have to come anew.
+pub const PART_BUFFERED: usize = 2;
 
 /// Derives the group's next step from all ranks' reports; `exhausted` once no more rows can come. Every rank gets the same
 /// answer from the same reports.
 ///
-/// Encoding is put off until an eighth of the group's room waits, so that it runs on many rows at once, unless nobody
-/// could decode meanwhile or nothing more will come.
+/// Encoding is put off until a part of the group's room waits, so that it runs on many rows at once, unless nobody could
+/// decode meanwhile or nothing more will come.
 pub fn next(reports: &[Report], portions: Portions, exhausted: bool) -> Next {
     if let Some(rank) = reports.iter().position(|r| r.failed) {
         return Next::Fail(rank);
@@ -116,7 +125,7 @@ pub fn next(reports: &[Report], portions: Portions, exhausted: bool) -> Next {
         (0, 0) if exhausted => Next::Done,
         (0, 0) => Next::Idle,
         _ => {
-            let due = waiting > 0 && (active == 0 || exhausted || 8 * waiting >= sum(|r| r.budget));
+            let due = waiting > 0 && (active == 0 || exhausted || portions.part as u64 * waiting >= sum(|r| r.budget));
             let most = reports.iter().map(|r| r.waiting).max().unwrap_or(0) as usize;
             Next::Work {
                 encode: if due {
@@ -151,6 +160,7 @@ mod tests {
     const ENCODING: Portions = Portions {
         tokens: ENCODE_TOKENS,
         most: usize::MAX,
+        part: PART,
     };
 
     #[test]
@@ -191,6 +201,12 @@ mod tests {
         );
         assert_eq!(next(&[busy, waits(10)], ENCODING, false), Next::Work { encode: 0 });
         assert_eq!(next(&[busy, waits(50)], ENCODING, false), Next::Work { encode: 1 });
+        let patient = Portions {
+            part: PART_BUFFERED,
+            ..ENCODING
+        };
+        assert_eq!(next(&[busy, waits(50)], patient, false), Next::Work { encode: 0 });
+        assert_eq!(next(&[busy, waits(100)], patient, false), Next::Work { encode: 1 });
         assert_eq!(next(&[busy, waits(10)], ENCODING, true), Next::Work { encode: 1 });
         assert_eq!(next(&[busy, idle], ENCODING, true), Next::Work { encode: 0 });
         let full = waits(2 * ENCODE_TOKENS as u32 + 1);

@@ -7,7 +7,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use super::lockstep::{run, Portions};
+use super::lockstep::{run, Portions, PART};
 use super::trace::{Pass, Trace, Visits};
 use super::windows::{any, windows, Cut, Prefix, Window, Windows};
 use super::workload::{OfRow, Workload};
@@ -19,7 +19,7 @@ use crate::moe::Context;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use plan::{Costs, Plan};
+pub use plan::{Costs, Plan, PORTION, PORTION_BUFFERED};
 
 /// Portions that are asked for, and read in a step at most: enough to cut them evenly, and few enough to listen in between.
 const PORTIONS: usize = 4;
@@ -394,6 +394,7 @@ impl Workload for Scorer {
         Portions {
             tokens: self.plan.portion,
             most: PORTIONS,
+            part: PART,
         }
     }
 

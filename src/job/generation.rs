@@ -5,7 +5,7 @@ use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults}
 use crate::cli::generation::{self as flags, BatchTokens, GenerationArgs};
 use crate::decode::batch::{Batch, Finished};
 use crate::decode::limits::{Costs, Demand, Limits};
-use crate::decode::lockstep::ENCODE_TOKENS;
+use crate::decode::lockstep::{ENCODE_TOKENS, ENCODE_TOKENS_BUFFERED, PART, PART_BUFFERED};
 use crate::decode::search::{EarlyStopping, Settings};
 use crate::model::cache::{CacheType, Caches};
 use crate::model::{Architecture, Model, Shape};
@@ -189,9 +189,11 @@ impl Generating<'_> {
             activations: shape.activation_bytes(),
             whole: if shape.encoder { shape.activation_bytes() } else { 0 },
         };
-        let portion = ENCODE_TOKENS
-            .min((place.room / 4 / costs.activations.max(1)) as usize)
-            .max(1);
+        let (portion, part) = match place.buffered {
+            true => (ENCODE_TOKENS_BUFFERED, PART_BUFFERED),
+            false => (ENCODE_TOKENS, PART),
+        };
+        let portion = portion.min((place.room / 4 / costs.activations.max(1)) as usize).max(1);
         // The sentence that is begun last in a portion is encoded to its end.
         let over = if shape.encoder { self.longest.min(portion) } else { 0 };
         let room = place.room.saturating_sub((portion + over) as u64 * costs.activations);
@@ -221,7 +223,11 @@ impl Generating<'_> {
                 size(room)
             )
         })?;
-        let limits = Limits { portion, ..limits };
+        let limits = Limits {
+            portion,
+            part,
+            ..limits
+        };
         let caches = limits.cache_bytes(settings, costs.row);
         if (limits.tokens, limits.outputs) != (wanted.tokens, wanted.outputs) && place.speaks {
             let cut = |what: &str, [now, before]: [usize; 2]| match now == before {
@@ -322,6 +328,7 @@ mod tests {
                 room,
                 ranks: 1,
                 mean_tokens: 30,
+                buffered: false,
                 speaks: false,
             };
             let all = Generating {

@@ -5,6 +5,8 @@ mod alike;
 mod buffer;
 mod desk;
 mod feed;
+#[allow(dead_code)] // Until the slots read from it.
+mod packing;
 mod plan;
 mod rank;
 mod summary;
@@ -200,11 +202,7 @@ impl<T: Task> Started<'_, T> {
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(comm.as_ref()));
         let mut net = agree(world, loaded)?;
-        let speaks = world.rank() == 0;
-        let buffer = agree(
-            world,
-            buffer::of(&args.buffer, &self.task.setup().opened, comm.as_ref(), speaks),
-        )?;
+        let buffer = buffer::of(&args.buffer, &self.task.setup().opened, world, comm.as_ref())?;
         let keep = args.routing.is_some();
         let (layers, experts) = (net.shape().moe_layers(), net.shape().experts);
         let mut ctx = Context::new(&device, comm.as_ref(), layers, experts, keep);
@@ -292,6 +290,7 @@ impl<T: Task> Started<'_, T> {
             room: least(self.world, room.saturating_sub(shape.scratch_bytes() + held_back)),
             ranks: self.world.size() / self.groups,
             // About four bytes a token.
+            buffered: self.task.run().buffer.budget().is_some(),
             mean_tokens: (bytes / rows.max(1) / 4) as usize,
             speaks: self.world.rank() == 0,
         }

@@ -7,7 +7,7 @@ use crate::cli::score::Prefix as Before;
 use crate::cli::{Memory, ScoreArgs};
 use crate::comm::Comm;
 use crate::corpus::{Kind, Reading, Record, Scan};
-use crate::decode::score::{Costs, Finished, Plan, Request, Scorer, Scores, Settings};
+use crate::decode::score::{Costs, Finished, Plan, Request, Scorer, Scores, Settings, PORTION, PORTION_BUFFERED};
 use crate::decode::windows::{Cut, Prefix};
 use crate::device::Want;
 use crate::metrics::perplexity::Sums;
@@ -247,7 +247,8 @@ impl Task for Score<'_> {
             Memory::Auto => None,
             Memory::Bytes(bytes) => Some(bytes),
         };
-        let plan = Plan::new(costs, window, budget, place.room).map_err(|least| {
+        let usual = if place.buffered { PORTION_BUFFERED } else { PORTION };
+        let plan = Plan::new(costs, window, budget, usual, place.room).map_err(|least| {
             let (what, cure) = match (window, self.settings.want.top) {
                 (None, _) => ("token", "give fewer ranks a machine"),
                 (Some(_), 0) => ("window", "give a lower --window, or fewer ranks a machine"),

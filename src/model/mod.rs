@@ -15,6 +15,7 @@ pub mod inventory;
 pub mod mixtral;
 pub mod nllb_moe;
 pub mod olmoe;
+pub mod packed;
 pub mod phimoe;
 pub mod qwen2_moe;
 pub mod qwen3_moe;

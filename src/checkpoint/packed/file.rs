@@ -116,29 +116,42 @@ impl PackedFile {
     /// Names the file, the offset and what happened: it can't be read, was cut, or its bytes are not those once written. What
     /// `into` then holds is of no use.
     pub fn read(&self, record: usize, into: &mut [u8]) -> Result<()> {
+        self.read_parts(record, &mut [into])
+    }
+
+    /// As [`read`](Self::read), into buffers that take a part of it each, one after another; all but the last should be of
+    /// multiples of [`ALIGN`](super::ALIGN).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_parts(&self, record: usize, into: &mut [&mut [u8]]) -> Result<()> {
         let (length, at) = self.layout.record(record)?;
-        let bytes = padded(length);
+        let (bytes, room) = (padded(length), into.iter().map(|part| part.len()).sum::<usize>());
         ensure!(
-            into.len() == bytes,
-            "record {record} takes a buffer of {bytes} bytes, not {}",
-            into.len()
+            room == bytes,
+            "record {record} takes a buffer of {bytes} bytes, not {room}"
         );
         let failed = |what: String, cure: &str| {
             let path = self.path.display();
             anyhow!("{path}: reading {bytes} bytes from byte {at} on (packed expert {record}): {what}; {cure}")
         };
-        match self.file.read(into, at) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                let len = self.file.cached().metadata().map_or(0, |metadata| metadata.len());
-                let expected = self.layout.file();
-                let what = format!("the file has been cut to {len} of its {expected} bytes since it was opened");
-                return Err(failed(what, GO_ON));
+        let (mut from, mut checksum) = (at, crc32fast::Hasher::new());
+        for part in into {
+            match self.file.read(part, from) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    let len = self.file.cached().metadata().map_or(0, |metadata| metadata.len());
+                    let expected = self.layout.file();
+                    let what = format!("the file has been cut to {len} of its {expected} bytes since it was opened");
+                    return Err(failed(what, GO_ON));
+                }
+                Err(error) => return Err(failed(error.to_string(), MEND)),
             }
-            Err(error) => return Err(failed(error.to_string(), MEND)),
+            from += part.len() as u64;
+            checksum.update(part);
         }
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
-        let (found, expected) = (crc32fast::hash(into), self.checksums[record]);
+        let (found, expected) = (checksum.finalize(), self.checksums[record]);
         if found != expected {
             let what = format!("the bytes are not those once written: checksum {found:08x}, expected {expected:08x}");
             return Err(failed(what, GO_ON));

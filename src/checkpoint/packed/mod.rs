@@ -52,6 +52,7 @@ mod tests;
 pub use file::PackedFile;
 pub use maker::Maker;
 pub use pages::Pages;
+pub(crate) use temporary::Temporary;
 
 /// What starts and padded lengths of records are multiples of: enough for reads past the page cache on any disk.
 pub const ALIGN: usize = 4096;

@@ -116,6 +116,7 @@ impl Batch {
     pub fn portions(&self) -> Portions {
         Portions {
             tokens: self.limits.portion,
+            part: self.limits.part,
             most: match self.places.reading {
                 Reading::Encoder => usize::MAX,
                 Reading::Prompt(_) => PROMPT_PORTIONS,

@@ -4,7 +4,10 @@ use super::PORTIONS;
 
 /// Tokens that are read in one go where nothing else is said: many enough for every expert, few enough for what they are
 /// turned into to stay near the processor (docs/performance.md).
-const PORTION: usize = 2048;
+pub const PORTION: usize = 2048;
+
+/// The same where experts come from below, once for each portion.
+pub const PORTION_BUFFERED: usize = 8192;
 
 /// Bytes that a token takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,14 +45,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for `room` bytes of memory, of which reading takes `budget` or what is fastest. Texts are read by windows of
+    /// A plan for `room` bytes of memory, of which reading takes `budget` or what `usual` tokens do. Texts are read by windows of
     /// `window` tokens, or each in one go.
     ///
     /// Memory for the scores of a text is set aside first, so that `budget` decides about speed and about no row.
     ///
     /// # Errors
     /// The bytes that a window takes, where there are fewer.
-    pub fn new(costs: Costs, window: Option<usize>, budget: Option<u64>, room: u64) -> Result<Plan, u64> {
+    pub fn new(costs: Costs, window: Option<usize>, budget: Option<u64>, usual: usize, room: u64) -> Result<Plan, u64> {
         let tokens_in = |bytes: u64| usize::try_from(bytes / costs.read()).unwrap_or(usize::MAX);
         let shortest = window.unwrap_or(1);
         let least = Plan::bytes(costs, shortest);
@@ -64,7 +67,7 @@ impl Plan {
         let fitting = tokens_in(room - aside);
         let (portion, most) = match budget {
             // The window that is begun last is read to its end.
-            None => (PORTION, PORTION.saturating_add(shortest)),
+            None => (usual, usual.saturating_add(shortest)),
             Some(bytes) => (tokens_in(bytes), tokens_in(bytes)),
         };
         Ok(Plan {
@@ -119,7 +122,7 @@ mod tests {
     fn a_budget_decides_about_no_row() {
         let mut planned = 0;
         all(|costs, window, room| {
-            let rows = |budget| Plan::new(costs, window, budget, room).map(|plan| (plan.longest, plan.scores));
+            let rows = |budget| Plan::new(costs, window, budget, PORTION, room).map(|plan| (plan.longest, plan.scores));
             let found = BUDGETS.map(rows);
             assert!(
                 found.iter().all(|one| *one == found[0]),
@@ -142,7 +145,7 @@ mod tests {
     fn what_is_read_and_what_comes_of_it_fit_together() {
         all(|costs, window, room| {
             for budget in BUDGETS {
-                let Ok(plan) = Plan::new(costs, window, budget, room) else {
+                let Ok(plan) = Plan::new(costs, window, budget, PORTION, room) else {
                     assert!(Plan::bytes(costs, window.unwrap_or(1)) > room);
                     continue;
                 };
@@ -174,10 +177,10 @@ mod tests {
             activations: 1000,
             scores: 12,
         };
-        let scores = |window, room| Plan::new(costs, Some(window), None, room).unwrap().scores;
+        let scores = |window, room| Plan::new(costs, Some(window), None, PORTION, room).unwrap().scores;
         let room = 3000 * costs.read();
         for (window, helps) in [(2900, true), (1600, true), (1400, false)] {
-            let plan = Plan::new(costs, Some(window), None, room).unwrap();
+            let plan = Plan::new(costs, Some(window), None, PORTION, room).unwrap();
             assert_eq!(plan.is_tight(window), helps);
             assert_eq!(scores(window - 100, room) > plan.scores, helps, "{window}");
         }

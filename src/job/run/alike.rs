@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// Options that a rank may have for itself: its own copy of the checkpoint and of the options' file, what its machine gives,
 /// and what only rank 0 looks at.
-const OWN: [&str; 5] = ["model", "config", "threads", "device", "report"];
+const OWN: [&str; 6] = ["model", "config", "threads", "device", "report", "cache_dir"];
 
 /// Of ranks that differ in one of these, nothing else is worth a word.
 const FIRST: [&str; 2] = ["version", "job"];

@@ -1,16 +1,21 @@
 //! Which experts a rank keeps in memory: from the options to slots.
 
-use super::plan::Opened;
+use super::packing;
+use super::plan::{dtype_name, Opened};
 use super::summary::size;
+use crate::checkpoint::packed as file;
 use crate::cli::buffer::{Budget, BufferArgs, Eviction, Prefetch, Share};
-use crate::comm::Comm;
+use crate::comm::{agree, Comm};
+use crate::model::packed::{self, PackedExperts};
 use crate::moe::buffer::link::Link;
 use crate::moe::buffer::pool::{Buffer, Plan};
 use crate::moe::buffer::residency::{self, Shelf};
 use crate::moe::buffer::source::{expert_bytes, ExpertSource};
 use crate::moe::dispatch::Owners;
 use anyhow::{bail, ensure, Result};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Slots that let an expert be read while another runs.
 const LEAST: usize = 2;
@@ -66,18 +71,19 @@ impl Needs {
     }
 }
 
-/// The buffer of this rank of a group, where not all experts are to be in memory.
+/// The buffer of this rank of the group `comm`, where not all experts are to be in memory; collective over all ranks.
 ///
 /// # Errors
 /// When the budget does not do, or memory, threads or the experts of a simulated link cannot be had.
-pub fn of(args: &BufferArgs, opened: &Opened, comm: &dyn Comm, speaks: bool) -> Result<Option<Buffer>> {
+pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm) -> Result<Option<Buffer>> {
     let Some(budget) = args.budget() else {
         return Ok(None);
     };
+    let speaks = world.rank() == 0;
     let shape = opened.architecture.shape();
     let layers = shape.moe_layers();
     if layers == 0 {
-        bail!("--expert-memory: this model has no experts");
+        bail!("--expert-memory, --expert-slots: this model has no experts");
     }
     let own = Owners::block(shape.experts, comm.size(), comm.rank());
     let decode = shape.encoder_moe.len()..layers;
@@ -106,19 +112,19 @@ pub fn of(args: &BufferArgs, opened: &Opened, comm: &dyn Comm, speaks: bool) -> 
         readers: 1,
     };
     let slot = (0..layers).map(|l| expert_bytes(source.layouts(l))).max().unwrap_or(0) as u64;
-    let linked = args.simulate_link.is_some();
+    let direct = args.simulate_link.is_some() || args.cache_dir.is_some();
     let needs = Needs {
         experts: own.len() * layers,
         layers,
         slot,
-        staging: if linked {
+        staging: if direct {
             0
         } else {
             plan.readers as u64 * source.staging()
         },
         least: plan.scope().least(&shelf),
     };
-    plan.slots = needs.slots(budget)?;
+    plan.slots = agree(world, needs.slots(budget))?;
     if speaks {
         log::info!(
             "rank 0 holds {} of {} experts, {} each: {} of {}, and {} for reading",
@@ -130,11 +136,38 @@ pub fn of(args: &BufferArgs, opened: &Opened, comm: &dyn Comm, speaks: bool) -> 
             size(needs.staging)
         );
     }
-    let source: Arc<dyn ExpertSource> = match args.simulate_link {
-        Some(bytes_per_second) => Arc::new(Link::new(source, layers, own.clone(), bytes_per_second)?),
-        None => source,
+    let source: Arc<dyn ExpertSource> = match (args.simulate_link, &args.cache_dir) {
+        (Some(bytes_per_second), _) => {
+            let link = Link::new(source, layers, own.clone(), bytes_per_second);
+            Arc::new(agree(world, link)?)
+        }
+        (None, Some(dir)) => Arc::new(packed(dir, opened, source, world)?),
+        (None, None) => source,
     };
-    Ok(Some(Buffer::new(plan, shelf, own.start, source)?))
+    agree(world, Buffer::new(plan, shelf, own.start, source)).map(Some)
+}
+
+/// The experts as a file in `dir`, which is made where it isn't (collective).
+fn packed(dir: &Path, opened: &Opened, source: Arc<dyn ExpertSource>, world: &dyn Comm) -> Result<PackedExperts> {
+    let shape = opened.architecture.shape();
+    let (sha256, dtype) = (agree(world, opened.checkpoint.sha256())?, dtype_name(opened.dtype));
+    let lengths = packed::lengths(source.as_ref(), shape.moe_layers(), shape.experts);
+    let mut said = Instant::now();
+    let file = packing::ensure(
+        world,
+        dir,
+        &file::name(&sha256, dtype),
+        &file::identity(&sha256, dtype),
+        &lengths,
+        &mut |record, into| packed::pack(source.as_ref(), shape.experts, record, into),
+        &mut |packed, of| {
+            if world.rank() == 0 && said.elapsed() > Duration::from_secs(10) {
+                said = Instant::now();
+                log::info!("packing experts into {}: {packed} of {of}", dir.display());
+            }
+        },
+    )?;
+    Ok(PackedExperts::new(file, source, shape.experts))
 }
 
 #[cfg(test)]

@@ -147,6 +147,8 @@ pub struct Place {
     pub ranks: usize,
     /// About how many tokens a row has.
     pub mean_tokens: usize,
+    /// Whether experts come from below as they are needed, so that more rows should share each.
+    pub buffered: bool,
     /// Whether this rank says what is planned.
     pub speaks: bool,
 }

@@ -1,0 +1,62 @@
+//! Experts from a file that holds them as the device computes with them.
+
+use crate::checkpoint::packed::{padded, PackedFile};
+use crate::device::Layout;
+use crate::moe::buffer::source::{expert_bytes, resident, ExpertSource};
+use crate::moe::layer::Expert;
+use anyhow::Result;
+use std::sync::Arc;
+
+/// All experts of a model, a record each, `[layers, experts]`: its first product, padded so that the second begins where a
+/// read past the page cache can, then that.
+pub struct PackedExperts {
+    file: PackedFile,
+    source: Arc<dyn ExpertSource>,
+    experts: usize,
+}
+
+impl PackedExperts {
+    /// The experts in `file`, which was made with [`lengths`] of the same `source`; each layer has `experts`.
+    pub fn new(file: PackedFile, source: Arc<dyn ExpertSource>, experts: usize) -> PackedExperts {
+        PackedExperts { file, source, experts }
+    }
+}
+
+/// Bytes of each record of a file for `layers` layers of `experts` experts.
+pub fn lengths(source: &dyn ExpertSource, layers: usize, experts: usize) -> Vec<usize> {
+    let of = |layer| {
+        let [up, down] = source.layouts(layer);
+        vec![padded(up.bytes()) + down.bytes(); experts]
+    };
+    (0..layers).flat_map(of).collect()
+}
+
+/// Packs a record of such a file.
+///
+/// # Errors
+/// As [`ExpertSource::read`].
+pub fn pack(source: &dyn ExpertSource, experts: usize, record: usize, into: &mut [u8]) -> Result<()> {
+    let expert = resident(source, record / experts, record % experts)?;
+    let (up, down) = (expert.up.bytes_of(), expert.down.bytes_of());
+    let (first, second) = into.split_at_mut(padded(up.len()));
+    first[..up.len()].copy_from_slice(up);
+    first[up.len()..].fill(0);
+    second.copy_from_slice(down);
+    Ok(())
+}
+
+impl ExpertSource for PackedExperts {
+    fn layouts(&self, layer: usize) -> [Layout; 2] {
+        self.source.layouts(layer)
+    }
+
+    fn read(&self, layer: usize, expert: usize, into: &mut Expert) -> Result<u64> {
+        let mut parts = [into.up.bytes_mut(), into.down.bytes_mut()];
+        self.file.read_parts(layer * self.experts + expert, &mut parts)?;
+        Ok(expert_bytes(self.layouts(layer)) as u64)
+    }
+
+    fn staging(&self) -> u64 {
+        0
+    }
+}
