@@ -172,22 +172,18 @@ impl Buffer {
         self.count(pass, layer);
         self.over.clear();
         self.over.resize(self.visit.uses.len(), false);
-        let loads = self
-            .visit
-            .uses
-            .iter()
-            .filter_map(|u| u.load)
-            .chain(self.visit.ahead.iter().copied());
-        for load in loads {
-            // What was planned for the slot before and has not begun is not wanted any more.
-            self.pending.retain(|old| old.slot != load.slot);
-            self.pending.push(load);
-        }
         let uses = &self.visit.uses;
-        self.fetcher.hurry(|job| {
+        let wanted = |load: &Load| {
             uses.iter()
-                .any(|u| (u.slot, u.generation) == (job.slot, job.generation))
-        });
+                .any(|u| (u.slot, u.generation) == (load.slot, load.generation))
+        };
+        let loads = uses.iter().filter_map(|u| u.load);
+        let loads = loads.chain(self.visit.ahead.iter().copied());
+        // What earlier visits planned for these slots, has not begun and is not needed now either is given up.
+        let taken = |old: &Load| loads.clone().any(|load| load.slot == old.slot);
+        self.pending.retain(|old| wanted(old) || !taken(old));
+        self.pending.extend(loads.clone());
+        self.fetcher.hurry(wanted);
         self.ask();
     }
 
@@ -320,3 +316,6 @@ impl Buffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
