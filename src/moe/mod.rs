@@ -5,8 +5,8 @@
 //! rows; outputs go home and are summed there in the order of the gate's choices (`combine`). A [`shared`] expert has no
 //! part in that: it runs where the tokens are.
 
-mod combine;
 pub mod buffer;
+mod combine;
 pub mod dispatch;
 mod exchange;
 pub mod gate;

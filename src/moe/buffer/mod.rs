@@ -1,6 +1,14 @@
 //! Expert buffering (the paper, section 5): of a rank's experts only some are in memory, in slots; the rest lies a tier below.
 //!
-//! [`residency`] plans, without memory, file or thread: which expert of a layer's visit is in which slot, which ones are
-//! loaded, into whose place, in which order they run.
+//! All of this plans, without memory, file or thread. [`residency`] says which expert of a layer's visit is in which slot,
+//! which ones are loaded, into whose place, in which order they run; `slots` is its ledger, `policy` chooses who makes
+//! room, [`forecast`] learns when an expert is likely to be needed again. [`replay`] runs recorded traces through the same
+//! code and finds the fewest loads any policy could have had.
 
+pub mod forecast;
+mod policy;
+pub mod replay;
 pub mod residency;
+mod slots;
+#[cfg(test)]
+mod tests;

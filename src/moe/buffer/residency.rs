@@ -1,5 +1,8 @@
 //! Which experts are in which slots, visit by visit. Pure: a recorded trace is replayed through the same code as a run.
 
+use super::forecast::Forecast;
+use super::policy::Planner;
+use super::slots::{Slots, NONE};
 use std::ops::Range;
 
 /// Which way tokens go through the layers.
@@ -20,6 +23,36 @@ pub struct Shelf {
     pub encode: Range<usize>,
     /// MoE layers that a [`Pass::Decode`] goes through, in order.
     pub decode: Range<usize>,
+}
+
+/// How many slots more than the one in use a run of loads should go round in, so that one is filled while another computes.
+const CHURN: usize = 2;
+
+/// What may be fetched ahead at a time, so that a wrong guess turns little over.
+const WINDOW: usize = 4;
+
+/// How likely a use must be to fetch for it ahead.
+const LIKELY: f64 = 0.8;
+
+/// Who may use which slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Each layer has slots of its own, an equal share (the first ones one more where it does not come out even), as in
+    /// the paper.
+    Layer,
+    /// All layers of the rank share all slots.
+    Rank,
+}
+
+impl Scope {
+    /// The fewest slots that will do.
+    pub fn least(self, shelf: &Shelf) -> usize {
+        let layers = shelf.experts.iter().filter(|&&n| n > 0).count();
+        match self {
+            Scope::Layer => layers,
+            Scope::Rank => layers.min(1),
+        }
+    }
 }
 
 /// Who makes room.
@@ -86,4 +119,188 @@ pub struct Visit {
     pub uses: Vec<Use>,
     /// Loads for visits to come, started after those of `uses`.
     pub ahead: Vec<Load>,
+}
+
+/// What a residency has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Experts that visits needed.
+    pub accesses: u64,
+    /// Of them, those that were in a slot or on their way.
+    pub hits: u64,
+    /// Experts loaded, ahead or not.
+    pub loads: u64,
+    /// Of them, those loaded ahead.
+    pub ahead: u64,
+}
+
+/// The slots of one rank from visit to visit. The same visits give the same plans, on every machine.
+#[derive(Clone, Debug)]
+pub struct Residency {
+    eviction: Eviction,
+    /// Experts of each layer that never make room: as many of `pin` as leave [`CHURN`] slots to the others.
+    pins: Vec<usize>,
+    slots: Slots,
+    forecast: Forecast,
+    planner: Planner,
+    /// Rows of each key so far.
+    rows: Vec<u64>,
+    /// Visits that needed each key.
+    visits: Vec<u32>,
+    pinned: Vec<bool>,
+    counts: Counts,
+    /// Keys that a visit needs or that are worth fetching.
+    keys: Vec<u32>,
+}
+
+impl Residency {
+    /// Nothing is in a slot yet. `slots`: of all layers together ([`Residency::slots`] is at least [`Scope::least`] and at
+    /// most the experts there are). `pin`: experts of each layer, those with the most rows so far, that make no room for
+    /// others where enough slots remain.
+    pub fn new(shelf: Shelf, slots: usize, eviction: Eviction, scope: Scope, pin: usize) -> Residency {
+        let slots = Slots::new(&shelf, slots, scope);
+        let layers = shelf.experts.len();
+        let pins = (0..layers).map(|l| match scope {
+            Scope::Layer => pin.min(slots.pools[l].len().saturating_sub(CHURN)),
+            Scope::Rank => pin.min(slots.pools[l].len().saturating_sub(CHURN) / layers),
+        });
+        let keys = slots.place.len();
+        Residency {
+            pins: pins.collect(),
+            forecast: Forecast::new(&shelf),
+            planner: Planner::default(),
+            rows: vec![0; keys],
+            visits: vec![0; keys],
+            pinned: vec![false; keys],
+            counts: Counts::default(),
+            keys: Vec::new(),
+            eviction,
+            slots,
+        }
+    }
+
+    /// Plans a layer's visit. `rows`: tokens for each of the rank's experts of the layer.
+    pub fn visit(&mut self, pass: Pass, layer: usize, rows: &[u32], out: &mut Visit) {
+        out.uses.clear();
+        out.ahead.clear();
+        let first = self.slots.first[layer];
+        self.keys.clear();
+        let needed = rows.iter().enumerate().filter(|(_, &n)| n > 0);
+        self.keys.extend(needed.map(|(e, _)| (first + e) as u32));
+        for (sum, &n) in self.rows[first..].iter_mut().zip(rows) {
+            *sum += u64::from(n);
+        }
+        self.pin(layer);
+        self.forecast.visit(pass, layer, rows);
+        self.slots.turn.fill(NONE);
+        let (loads, keys, pinned) = (self.slots.loads, &self.keys, &self.pinned);
+        match self.eviction {
+            Eviction::Lookahead => {
+                let forecast = &self.forecast;
+                let until = |key: usize| {
+                    if pinned[key] {
+                        0.0
+                    } else {
+                        forecast.until(key)
+                    }
+                };
+                self.planner
+                    .resident_first(&mut self.slots, layer, keys, CHURN, until, &mut out.uses);
+            }
+            eviction => self.planner.ascending(
+                &mut self.slots,
+                layer,
+                keys,
+                eviction,
+                pinned,
+                &mut self.visits,
+                &mut out.uses,
+            ),
+        }
+        let loads = self.slots.loads - loads;
+        self.counts.accesses += out.uses.len() as u64;
+        self.counts.hits += out.uses.len() as u64 - loads;
+        self.counts.loads += loads;
+    }
+
+    /// Adds what is worth loading for the visit to come, `next`, beside the one just planned into `out`. `expected`: rows
+    /// that the layer's gate gives each expert on what is known of its input; none: what the layer needed before tells.
+    /// An expert is fetched only if it is likely to be used and something can make room that is needed later.
+    pub fn ahead(&mut self, next: (Pass, usize), expected: Option<&[u32]>, out: &mut Visit) {
+        let (pass, layer) = next;
+        let (first, end) = (self.slots.first[layer], self.slots.first[layer + 1]);
+        let pool = self.slots.pools[layer].clone();
+        let (slots, forecast, pinned) = (&mut self.slots, &self.forecast, &self.pinned);
+        let likely = |key: usize| match expected {
+            Some(rows) => f64::from(rows[key - first].min(1)),
+            None => forecast.probability(pass, key),
+        };
+        let wanted = |key: usize| (first..end).contains(&key) && likely(key) >= LIKELY;
+        self.keys.clear();
+        let missing = (first..end).filter(|&key| slots.place[key] == NONE && wanted(key));
+        self.keys.extend(missing.map(|key| key as u32));
+        let chance = |key: u32| (likely(key as usize), forecast.probability(pass, key as usize));
+        self.keys.sort_unstable_by(|&a, &b| {
+            let ((a1, a2), (b1, b2)) = (chance(a), chance(b));
+            b1.total_cmp(&a1).then(b2.total_cmp(&a2)).then(a.cmp(&b))
+        });
+        self.keys.truncate(WINDOW.min(pool.len().div_ceil(8)));
+        for &key in &self.keys {
+            let victim = pool.clone().filter_map(|slot| match slots.held[slot] {
+                NONE => Some((f64::INFINITY, slot)),
+                held if pinned[held as usize] || wanted(held as usize) => None,
+                held => Some((forecast.until(held as usize), slot)),
+            });
+            let latest = victim.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            match latest {
+                Some((until, slot)) if until > forecast.until(key as usize) + forecast.period(pass) => {
+                    out.ahead.push(slots.load(key as usize, slot))
+                }
+                _ => break,
+            }
+        }
+        self.counts.loads += out.ahead.len() as u64;
+        self.counts.ahead += out.ahead.len() as u64;
+    }
+
+    /// The visit that most likely follows.
+    pub fn next(&self, pass: Pass, layer: usize) -> (Pass, usize) {
+        self.forecast.next(pass, layer)
+    }
+
+    /// Slots of all layers together.
+    pub fn slots(&self) -> usize {
+        self.slots.held.len()
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Layer and expert (among the rank's of the layer) in each slot, or on its way there, `[slots]`.
+    pub fn resident(&self) -> impl Iterator<Item = Option<(usize, usize)>> + '_ {
+        let place = |&key: &u32| {
+            (key != NONE).then(|| {
+                let layer = self.slots.layer[key as usize] as usize;
+                (layer, key as usize - self.slots.first[layer])
+            })
+        };
+        self.slots.held.iter().map(place)
+    }
+
+    /// Chooses the layer's experts that make no room.
+    fn pin(&mut self, layer: usize) {
+        if self.pins[layer] == 0 {
+            return;
+        }
+        let keys = self.slots.first[layer]..self.slots.first[layer + 1];
+        self.pinned[keys.clone()].fill(false);
+        for _ in 0..self.pins[layer] {
+            let free = keys.clone().filter(|&key| !self.pinned[key] && self.rows[key] > 0);
+            if let Some(most) = free.max_by_key(|&key| (self.rows[key], std::cmp::Reverse(key))) {
+                self.pinned[most] = true;
+            }
+        }
+    }
 }
