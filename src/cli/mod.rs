@@ -184,7 +184,11 @@ mod tests {
         let cli = Cli::command();
         let command = |name| cli.find_subcommand(name).unwrap();
         let studies = command("study").get_subcommands();
-        for command in ["translate", "generate", "score", "evaluate"].map(command).into_iter().chain(studies) {
+        for command in ["translate", "generate", "score", "evaluate"]
+            .map(command)
+            .into_iter()
+            .chain(studies)
+        {
             for flag in command.get_arguments() {
                 let name = flag.get_id().as_str();
                 assert!(flag.get_help().is_some(), "{name} has no help");

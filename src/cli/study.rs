@@ -229,7 +229,10 @@ mod tests {
         let args = buffer("").unwrap();
         assert_eq!(args.slots.numbers(), (1..=16).collect::<Vec<_>>());
         assert_eq!(args.policies().len(), 6);
-        assert_eq!((args.pool, args.prefetch, args.ranks), (Pool::Rank, PrefetchName::Off, None));
+        assert_eq!(
+            (args.pool, args.prefetch, args.ranks),
+            (Pool::Rank, PrefetchName::Off, None)
+        );
     }
 
     #[test]

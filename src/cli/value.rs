@@ -125,7 +125,8 @@ impl Numbers {
             for part in text.split(',') {
                 let (first, last) = part.split_once("..").unwrap_or((part, part));
                 let ends = number(first.trim()).and_then(|first| Ok((first, number(last.trim())?)));
-                let (first, last) = ends.map_err(|why| format!("{why}, or a list or range of them: 1,2,4,8 or 1..16"))?;
+                let (first, last) =
+                    ends.map_err(|why| format!("{why}, or a list or range of them: 1,2,4,8 or 1..16"))?;
                 if first > last {
                     return Err(format!("{part} is an empty range: write the smaller number first"));
                 }

@@ -25,7 +25,11 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let mut page = String::new();
         let rows = [["a", "bb", "c"], ["dé", "1", ""]];
-        aligned(&mut page, 1, rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect());
+        aligned(
+            &mut page,
+            1,
+            rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect(),
+        );
         assert_eq!(page, "a   bb  c\ndé   1\n");
     }
 }

@@ -9,6 +9,7 @@ mod placement;
 mod print;
 mod recorded;
 mod report;
+mod scene;
 mod store;
 
 use crate::cli::exit::Exit;

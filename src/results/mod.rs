@@ -35,8 +35,8 @@ pub use merge::{merge, Judge, MergeSummary, Tally};
 pub use metrics::{Metric, MetricValue};
 pub use parts::{parts_path, Opened, Parts, SegmentName};
 pub use reader::{Results, RowBlocks};
-pub use study::{write_study, StudyFile, Table, Values};
 pub use row::{Phase, RoutingLayout, Row, RowRoutes, Status, StepCounts, Timing, TimingEntry};
+pub use study::{write_study, StudyFile, Table, Values};
 
 /// The program named in the root attribute `creator`, by which a file of ours is known.
 pub(crate) const CREATOR: &str = "sluice";

@@ -102,7 +102,10 @@ impl Table {
             Values::Counts(values) => self.put(group, values),
             Values::Figures(values) => self.put(group, values),
             Values::Texts(values) => {
-                let values = values.iter().map(|text| stored(text)).collect::<Result<Vec<VarLenUnicode>>>()?;
+                let values = values
+                    .iter()
+                    .map(|text| stored(text))
+                    .collect::<Result<Vec<VarLenUnicode>>>()?;
                 self.put(group, &values)
             }
         }

@@ -81,7 +81,10 @@ fn study(args: &BufferArgs, results: &Results, recorded: &Recorded) -> Result<Re
         slots.len(),
         policies.len()
     );
-    let mut placed: Vec<_> = placements.into_iter().map(|placement| plan.count(recorded, placement)).collect();
+    let mut placed: Vec<_> = placements
+        .into_iter()
+        .map(|placement| plan.count(recorded, placement))
+        .collect();
     if let Some(weights) = &weights {
         for placed in &mut placed {
             placed.experts = Some(weights.experts(&placed.placement, args.pool, &slots));

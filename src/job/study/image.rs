@@ -5,21 +5,6 @@ use flate2::write::ZlibEncoder;
 use flate2::{Compression, Crc};
 use std::io::Write;
 
-/// Each pixel the mean of `by` times `by`: `rgb` is `[height, width, 3]`, both multiples of `by`.
-pub fn shrink(rgb: &[u8], width: usize, by: usize) -> Vec<u8> {
-    let (row, area) = (3 * width, by * by);
-    let shrink = |rows: &[u8]| -> Vec<u8> {
-        let cell = |at: usize| {
-            let (pixel, colour) = (at / 3, at % 3);
-            let inside = (0..by).flat_map(|y| (0..by).map(move |x| y * row + 3 * (pixel * by + x) + colour));
-            let sum: usize = inside.map(|at| usize::from(rows[at])).sum();
-            ((sum + area / 2) / area) as u8
-        };
-        (0..row / by).map(cell).collect()
-    };
-    rgb.chunks_exact(by * row).flat_map(shrink).collect()
-}
-
 /// The bytes of a PNG file (RFC 2083): 8 bits a colour, `rgb` is `[height, width, 3]`.
 ///
 /// # Errors
@@ -54,12 +39,6 @@ fn chunk(file: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
 mod tests {
     use super::*;
     use std::io::Read;
-
-    #[test]
-    fn pixels_are_means() {
-        let rgb = [[0, 10, 20], [4, 10, 20], [9, 0, 0], [9, 0, 1], [0, 10, 20], [4, 11, 20], [9, 0, 0], [9, 0, 1]];
-        assert_eq!(shrink(&rgb.concat(), 4, 2), [2, 10, 20, 9, 0, 1]);
-    }
 
     #[test]
     fn a_file_has_its_chunks_with_their_sums() {

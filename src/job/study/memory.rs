@@ -166,7 +166,11 @@ mod tests {
             (Dtype::Int8, 40 + 4 * 10 + 4 * 4, [24 + 4 * 6 + 4 * 6, 20 + 4 * 5]),
         ] {
             let weights = Weights::of_tensors(&inventory, dtype, 2, 2).unwrap();
-            assert_eq!((weights.dense, &weights.expert[..]), (Some(dense), &expert[..]), "{dtype:?}");
+            assert_eq!(
+                (weights.dense, &weights.expert[..]),
+                (Some(dense), &expert[..]),
+                "{dtype:?}"
+            );
         }
     }
 

@@ -61,12 +61,12 @@ impl Placement {
     fn parse(text: &str, layers: &[String], experts: usize) -> Result<Placement> {
         const FORM: &str = r#"expected {"ranks": N, "layers": {"NAME": [rank of expert 0, rank of expert 1, ...]}}"#;
         let written: Written = serde_json::from_str(text).context(FORM)?;
-        ensure!(written.ranks > 0, "\"ranks\" is 0: at least one rank must hold the experts");
+        ensure!(
+            written.ranks > 0,
+            "\"ranks\" is 0: at least one rank must hold the experts"
+        );
         if let Some(unknown) = written.layers.keys().find(|name| !layers.contains(name)) {
-            anyhow::bail!(
-                "layer {unknown:?} is not in the trace, which has {}",
-                layers.join(", ")
-            );
+            anyhow::bail!("layer {unknown:?} is not in the trace, which has {}", layers.join(", "));
         }
         let of_layer = |name: &String| {
             let rank = written

@@ -25,10 +25,16 @@ pub fn table(report: &Report) -> String {
             None => "resident experts of the fullest rank",
         };
         let of = weights.dtype.map_or(String::new(), |dtype| format!(", in {dtype}"));
-        let _ = writeln!(page, "\nmemory: {whose}{of}; saved: share that all of its experts would take more");
+        let _ = writeln!(
+            page,
+            "\nmemory: {whose}{of}; saved: share that all of its experts would take more"
+        );
     }
     if let Some(first) = report.left_out.first() {
-        let _ = writeln!(page, "\n{first} slots and more are left out: a rank has no more experts in a layer");
+        let _ = writeln!(
+            page,
+            "\n{first} slots and more are left out: a rank has no more experts in a layer"
+        );
     }
     page
 }
@@ -56,7 +62,11 @@ fn about(page: &mut String, report: &Report) {
         report.top_k
     );
     if report.spans > 1 {
-        let _ = writeln!(page, "{} starts and groups, each with empty slots at first", report.spans);
+        let _ = writeln!(
+            page,
+            "{} starts and groups, each with empty slots at first",
+            report.spans
+        );
     }
     let _ = writeln!(
         page,
@@ -64,7 +74,11 @@ fn about(page: &mut String, report: &Report) {
         100.0 * report.active_share
     );
     let _ = writeln!(page, "ranks: {} ({})", report.ranks, report.ranks_from);
-    let _ = writeln!(page, "slots: for each layer of a rank, {pool}; prefetch: {}", report.prefetch);
+    let _ = writeln!(
+        page,
+        "slots: for each layer of a rank, {pool}; prefetch: {}",
+        report.prefetch
+    );
 }
 
 fn rows(report: &Report, placed: &Placed) -> Vec<Vec<String>> {
@@ -120,9 +134,10 @@ pub fn json(report: &Report) -> Result<String> {
             "policies": report.columns.iter().enumerate().map(policy).collect::<Vec<Value>>(), "memory": memory,
         })
     };
-    let weights = report.weights.as_ref().map(|weights| {
-        json!({ "dense": weights.dense, "expert": weights.expert, "dtype": weights.dtype })
-    });
+    let weights = report
+        .weights
+        .as_ref()
+        .map(|weights| json!({ "dense": weights.dense, "expert": weights.expert, "dtype": weights.dtype }));
     let page = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "trace": {

@@ -288,7 +288,9 @@ mod tests {
             steps: 1,
             visits: Vec::new(),
         };
-        let timing: Vec<_> = [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (3, 0)].map(|(a, r)| entry(a, r)).into();
+        let timing: Vec<_> = [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (3, 0)]
+            .map(|(a, r)| entry(a, r))
+            .into();
         assert_eq!(ranks(&timing, &[span(1, 0)]), Some(1));
         assert_eq!(ranks(&timing, &[span(1, 0), span(2, 0)]), Some(4));
         assert_eq!(ranks(&timing, &[span(2, 0), span(2, 1)]), Some(2));

@@ -67,7 +67,13 @@ fn tables(report: &Report) -> Vec<Table> {
             units: "UTF-8",
             dimensions: &["placement"],
             shape: vec![placements],
-            values: texts(report.placed.iter().map(|placed| placed.placement.name.clone()).collect()),
+            values: texts(
+                report
+                    .placed
+                    .iter()
+                    .map(|placed| placed.placement.name.clone())
+                    .collect(),
+            ),
         },
         Table {
             name: "layers",

@@ -32,8 +32,12 @@ impl Activity {
     fn class(&self) -> usize {
         let last = (u32::BITS - self.last.leading_zeros()).min(LASTS as u32 - 1) as usize;
         let odds = self.mean / (1.0 - self.mean).max(1e-3);
-        let mut level = 0; let mut edge = 1.0/128.0;
-        while level < LEVELS - 1 && odds > edge { level += 1; edge *= 2.0; }
+        let mut level = 0;
+        let mut edge = 1.0 / 128.0;
+        while level < LEVELS - 1 && odds > edge {
+            level += 1;
+            edge *= 2.0;
+        }
         last * LEVELS + level
     }
 }
