@@ -12,7 +12,7 @@ use crate::cli::check;
 use crate::cli::exit::Exit;
 use crate::cli::study::{BufferArgs, Pool, PrefetchName};
 use crate::results::Results;
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use std::fs;
 use std::io::Write;
 
@@ -23,6 +23,13 @@ use std::io::Write;
 /// can't be written.
 pub fn run(args: &BufferArgs, to: &mut dyn Write) -> Result<Exit> {
     check::study(args)?;
+    if let Ok(there) = Results::open(&args.output) {
+        bail!(
+            "--output {} holds the results of a run (sluice {}), which --overwrite doesn't replace: choose another name",
+            args.output.display(),
+            there.identity().job
+        );
+    }
     let (results, recorded) = Recorded::open(&args.trace)?;
     let report = study(args, &results, &recorded)?;
     if let Some(folder) = &args.figures {

@@ -84,8 +84,9 @@ fn misses(report: &Report, placed: &Placed) -> Scene {
     up.draw(&mut scene, "experts loaded / experts used (%)");
     along.draw(&mut scene);
     frame(&mut scene);
-    // The minimum and lookahead, which are asked about most, lie above the others.
-    for column in (0..report.columns.len()).rev() {
+    // The minimum lies above all others, and what was named first above what comes later.
+    let (min, policies) = (report.columns.len() - 1, report.columns.len() - 1);
+    for column in (0..policies).rev().chain([min]) {
         let (colour, mark, dash) = look(report, column);
         let places: Vec<Place> = shares(column)
             .zip(&along.places)
@@ -153,10 +154,10 @@ fn memory(report: &Report, placed: &Placed) -> Option<Scene> {
         }
         scene.area(&corners(0, dense), DARK);
         scene.area(&corners(dense, there), ORANGE);
-        let wide = step.max(1.0);
+        let letters = (0.27 * step).min(12.0);
         let text = format!("−{:.0} %", 100.0 * saved[bar]);
-        if wide >= 44.0 && whole > there {
-            scene.text((x, y(there) - 6.0), 12.0, Anchor::Middle, BLACK, &text);
+        if letters >= 9.0 && whole > there {
+            scene.text((x, y(there) - 6.0), letters, Anchor::Middle, BLACK, &text);
         }
         if x - labelled >= 24.0 {
             scene.text((x, FRAME[3] + 20.0), 13.0, Anchor::Middle, BLACK, &slots.to_string());
