@@ -227,19 +227,19 @@ impl Residency {
     /// that the layer's gate gives each expert on what is known of its input; none: what the layer needed before tells.
     /// An expert is fetched only if it is likely to be used and something can make room that is needed later.
     pub fn ahead(&mut self, next: (Pass, usize), expected: Option<&[u32]>, out: &mut Visit) {
-        let (pass, layer) = next;
+        let (_, layer) = next;
         let (first, end) = (self.slots.first[layer], self.slots.first[layer + 1]);
         let pool = self.slots.pools[layer].clone();
         let (slots, forecast, pinned) = (&mut self.slots, &self.forecast, &self.pinned);
         let likely = |key: usize| match expected {
             Some(rows) => f64::from(rows[key - first].min(1)),
-            None => forecast.probability(pass, key),
+            None => forecast.at(next, key).0,
         };
         let wanted = |key: usize| (first..end).contains(&key) && likely(key) >= LIKELY;
         self.keys.clear();
         let missing = (first..end).filter(|&key| slots.place[key] == NONE && wanted(key));
         self.keys.extend(missing.map(|key| key as u32));
-        let chance = |key: u32| (likely(key as usize), forecast.probability(pass, key as usize));
+        let chance = |key: u32| (likely(key as usize), forecast.at(next, key as usize).0);
         self.keys.sort_unstable_by(|&a, &b| {
             let ((a1, a2), (b1, b2)) = (chance(a), chance(b));
             b1.total_cmp(&a1).then(b2.total_cmp(&a2)).then(a.cmp(&b))
@@ -253,7 +253,7 @@ impl Residency {
             });
             let latest = victim.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
             match latest {
-                Some((until, slot)) if until > forecast.until(key as usize) + forecast.period(pass) => {
+                Some((until, slot)) if until > 1.0 + forecast.at(next, key as usize).1 => {
                     out.ahead.push(slots.load(key as usize, slot))
                 }
                 _ => break,
