@@ -15,7 +15,7 @@ pub const AFTER_BUFFER: &str = "\
 A run that was made with --routing counts says which experts each layer needed at each step. The study goes through these
 needs again with fewer slots than experts, under every policy of eviction, and counts the experts that had to be loaded. `min`
 is Belady's rule, which knows what is to come: with as many slots no policy loads less. Loads ahead count as loads.
-The model isn't needed; with it (or --expert-bytes) loads and slots are bytes too.
+The model isn't needed; with it (or --expert-bytes) slots are bytes too.
 
 Examples:
   sluice translate in.txt --model M --source eng_Latn --target fra_Latn --output run.h5 --routing counts
@@ -47,7 +47,7 @@ pub struct BufferArgs {
     #[arg(long, value_name = "RUN.h5", help_heading = "Input and output")]
     pub trace: PathBuf,
 
-    /// Where the figures go, one HDF5 file
+    /// Where the counts go, one HDF5 file
     #[arg(long, short, value_name = "STUDY.h5", help_heading = "Input and output")]
     pub output: PathBuf,
 
@@ -91,7 +91,7 @@ pub struct BufferArgs {
     #[arg(long, value_name = "PLACE.json", help_heading = "Experts")]
     pub placement: Option<PathBuf>,
 
-    /// Bytes of an expert, e.g. 12M, to give slots and loads in bytes
+    /// Bytes of an expert, e.g. 12M, to give slots in bytes where the checkpoint isn't at hand
     #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with = "model", help_heading = "Experts")]
     pub expert_bytes: Option<u64>,
 
@@ -99,7 +99,7 @@ pub struct BufferArgs {
     #[arg(long, short, value_name = "DIR", help_heading = "Experts")]
     pub model: Option<PathBuf>,
 
-    /// Precision of the weights with --model. Default: as stored in the checkpoint
+    /// Precision of the weights with --model. Default: that of the run
     #[arg(long, value_enum, value_name = "TYPE", requires = "model", help_heading = "Experts")]
     pub dtype: Option<Dtype>,
 }

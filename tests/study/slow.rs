@@ -5,10 +5,13 @@ use std::path::Path;
 /// A run's visits in order, by start and group: layer, experts needed.
 pub type Visits = Vec<Vec<(usize, Vec<usize>)>>;
 
+/// Start and group, step and phase, layer, experts needed.
+type Entry = ((u32, u32), (u64, usize), usize, Vec<usize>);
+
 /// Reads `/routing` by its names alone.
 pub fn visits(path: &Path) -> Visits {
     let file = hdf5::File::open(path).unwrap();
-    let mut all: Vec<((u32, u32), (u64, usize), usize, Vec<usize>)> = Vec::new();
+    let mut all: Vec<Entry> = Vec::new();
     let mut names: Vec<String> = Vec::new();
     for (order, phase) in ["encode", "decode"].into_iter().enumerate() {
         let group = file.group(&format!("routing/{phase}")).unwrap();
@@ -17,11 +20,11 @@ pub fn visits(path: &Path) -> Visits {
         let (attempt, number): (Vec<u32>, Vec<u32>) =
             (read("attempt").read_raw().unwrap(), read("group").read_raw().unwrap());
         let step: Vec<u64> = read("step").read_raw().unwrap();
-        for layer in layers {
-            if !names.contains(&layer.to_string()) {
-                names.push(layer.to_string());
+        for layer in layers.iter().map(|layer| layer.to_string()) {
+            if !names.contains(&layer) {
+                names.push(layer.clone());
             }
-            let index = names.iter().position(|name| *name == layer.to_string()).unwrap();
+            let index = names.iter().position(|name| *name == layer).unwrap();
             let data = read(&format!("{layer}/counts"));
             let (experts, counts): (usize, Vec<u32>) = (data.shape()[1], data.read_raw().unwrap());
             for (entry, counts) in counts.chunks(experts).enumerate() {
