@@ -128,7 +128,7 @@ fn memory(report: &Report, placed: &Placed) -> Option<Scene> {
         .find(|(unit, _)| whole >= *unit)
         .unwrap_or((1, "byte"));
     let mut scene = titled("Weights in memory, by slots", report, placed);
-    let up = Upwards::new(whole as f64 * 1.04 / unit as f64);
+    let up = Upwards::new(whole as f64 * 1.06 / unit as f64);
     up.draw(&mut scene, &format!("weights of the fullest rank ({unit_name})"));
     let saved = experts.saved(weights.dense);
     let bars = report.slots.len() as f32;
@@ -157,7 +157,7 @@ fn memory(report: &Report, placed: &Placed) -> Option<Scene> {
         let letters = (0.27 * step).min(12.0);
         let text = format!("−{:.0} %", 100.0 * saved[bar]);
         if letters >= 9.0 && whole > there {
-            scene.text((x, y(there) - 6.0), letters, Anchor::Middle, BLACK, &text);
+            scene.text((x, y(whole) - 6.0), letters, Anchor::Middle, BLACK, &text);
         }
         if x - labelled >= 24.0 {
             scene.text((x, FRAME[3] + 20.0), 13.0, Anchor::Middle, BLACK, &slots.to_string());
