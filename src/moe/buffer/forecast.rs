@@ -8,7 +8,7 @@ use super::residency::{Pass, Shelf};
 use super::schedule::Schedule;
 
 /// Weight of the newest visit in an expert's average activity, once there were many.
-const NEWEST: f64 = 0.02;
+const NEWEST: f64 = 0.01;
 /// Classes of activity: odds of a use by powers of 2, from 1 in 128 to 32 to 1.
 const LEVELS: usize = 14;
 /// Classes of rows in the last visit: none, 1, up to 3, 7, 15, more.

@@ -114,25 +114,32 @@ pub fn replay(
 /// experts. What is used again last makes room; within a visit, what is resident runs first.
 pub fn minimum(trace: &Trace, slots: usize, scope: Scope) -> Replayed {
     let mut slots = Slots::new(&trace.shelf, slots, scope);
-    let mut uses: Vec<Vec<u32>> = vec![Vec::new(); slots.place.len()];
-    let keys = |layer: usize, rows: &[u32]| -> Vec<u32> {
-        let first = slots.first[layer];
+    let keys = |(_, layer, rows): &(Pass, usize, Vec<u32>)| -> Vec<u32> {
         let needed = rows.iter().enumerate().filter(|(_, &n)| n > 0);
-        needed.map(|(e, _)| (first + e) as u32).collect()
+        needed.map(|(e, _)| (slots.first[*layer] + e) as u32).collect()
     };
-    let needed: Vec<Vec<u32>> = trace.visits.iter().map(|(_, l, rows)| keys(*l, rows)).collect();
-    for (v, keys) in needed.iter().enumerate() {
-        keys.iter().for_each(|&key| uses[key as usize].push(v as u32));
+    let needed: Vec<Vec<u32>> = trace.visits.iter().map(keys).collect();
+    // Backwards: the next use of each key after each visit that needs it. Of two that the same visit uses next, the one
+    // that is missing then is loaded last and stays: so the one to make room is the one that is used sooner after that.
+    let mut until = vec![f64::INFINITY; slots.place.len()];
+    let mut after: Vec<Vec<f64>> = Vec::new();
+    for (v, keys) in needed.iter().enumerate().rev() {
+        after.push(keys.iter().map(|&key| until[key as usize]).collect());
+        let mut latest = keys.clone();
+        latest.sort_by(|&a, &b| until[b as usize].total_cmp(&until[a as usize]));
+        for (rank, &key) in latest.iter().enumerate() {
+            until[key as usize] = v as f64 + 0.5 * rank as f64 / keys.len() as f64;
+        }
     }
-    let mut past = vec![0; uses.len()];
     let mut by_layer = vec![Tally::default(); trace.shelf.experts.len()];
     let (mut planner, mut turns) = (Planner::default(), Vec::new());
-    for ((_, layer, _), keys) in trace.visits.iter().zip(&needed) {
-        keys.iter().for_each(|&key| past[key as usize] += 1);
+    for ((_, layer, _), (keys, after)) in trace.visits.iter().zip(needed.iter().zip(after.iter().rev())) {
+        for (&key, &next) in keys.iter().zip(after) {
+            until[key as usize] = next;
+        }
         turns.clear();
         slots.turn.fill(NONE);
-        let until = |key: usize| uses[key].get(past[key]).map_or(f64::INFINITY, |&v| f64::from(v));
-        planner.resident_first(&mut slots, *layer, keys, 1, until, &mut turns);
+        planner.resident_first(&mut slots, *layer, keys, 1, |key| until[key], &mut turns);
         by_layer[*layer].accesses += keys.len() as u64;
         by_layer[*layer].loads += turns.iter().filter(|u| u.load.is_some()).count() as u64;
     }

@@ -1,1 +1,0 @@
-//! Slow twins of the state machine.
