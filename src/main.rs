@@ -7,7 +7,7 @@ use anyhow::Result;
 use sluicegate::cli::{self, exit, exit::Exit, Command};
 use sluicegate::comm::mpi::World;
 use sluicegate::comm::{affinity, launch, Comm};
-use sluicegate::job::{doctor, evaluate, generate, merge, score, show, translate, words};
+use sluicegate::job::{doctor, evaluate, generate, merge, score, show, study, translate, words};
 
 fn main() -> ExitCode {
     let environment = launch::environment();
@@ -38,8 +38,13 @@ fn run(command: Command, environment: launch::Environment) -> Result<Exit> {
         Command::Generate(args) => on_ranks(|world| generate::run(&args, world)),
         Command::Score(args) => on_ranks(|world| score::run(&args, world)),
         // Under mpirun N processes would all do it.
-        Command::Evaluate(_) | Command::Show(_) | Command::Merge(_) if !launch::speaks(&environment) => Ok(Exit::Done),
+        Command::Evaluate(_) | Command::Study(_) | Command::Show(_) | Command::Merge(_)
+            if !launch::speaks(&environment) =>
+        {
+            Ok(Exit::Done)
+        }
         Command::Evaluate(args) => evaluate::run(&args, &mut io::stdout().lock()),
+        Command::Study(args) => study::run(&args, &mut io::stdout().lock()),
         Command::Show(args) => {
             let format = match args.format {
                 cli::ShowFormat::Text => show::ShowFormat::Text,

@@ -10,6 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 use super::generation::GenerationArgs;
 use super::run::RunArgs;
 use super::score::Prefix;
+use super::study::BufferArgs;
 use super::{GenerateArgs, ScoreArgs, TranslateArgs};
 
 /// Checks the options of `translate` against each other, without looking at files.
@@ -176,6 +177,34 @@ pub fn references(references: &[PathBuf], output: &Path) -> Result<()> {
             reference.exists(),
             "--references {}: no such file; give a text file with a line for each line of the input",
             reference.display()
+        );
+    }
+    Ok(())
+}
+
+/// Checks the files and folders that the options of `study buffer` name.
+///
+/// # Errors
+/// As [`files`]; also an output that is there already, and isn't to be replaced.
+pub fn study(args: &BufferArgs) -> Result<()> {
+    let (trace, output) = (&args.trace, &args.output);
+    differ("--trace", trace, "--output", output)?;
+    for (flag, input) in [("--placement", &args.placement), ("--model", &args.model)] {
+        if let Some(input) = input {
+            differ(flag, input, "--output", output)?;
+        }
+    }
+    writable_place("--output", output)?;
+    ensure!(
+        args.overwrite || !output.exists(),
+        "--output {} is there already: --overwrite replaces it, or choose another name",
+        output.display()
+    );
+    if let Some(folder) = args.figures.as_ref().filter(|folder| folder.exists()) {
+        ensure!(
+            folder.is_dir(),
+            "--figures {} is a file; name a folder",
+            folder.display()
         );
     }
     Ok(())

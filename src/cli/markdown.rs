@@ -38,17 +38,22 @@ pub fn options_page() -> String {
     let cli = Cli::command();
     let mut page = HEAD.to_owned();
     for command in cli.get_subcommands() {
-        describe(&mut page, command);
+        describe(&mut page, "sluice", command);
     }
     // Writing to a String can't fail.
     let _ = write!(page, "\n{CONFIG}\n## All commands\n\n```text\n{AFTER_HELP}\n```\n");
     page
 }
 
-/// One command: what it does, how it is called, its flags by heading.
-fn describe(page: &mut String, command: &Command) {
+/// One command: what it does, how it is called, its flags by heading; or the commands in it.
+fn describe(page: &mut String, program: &str, command: &Command) {
+    let name = format!("{program} {}", command.get_name());
+    if command.has_subcommands() {
+        command.get_subcommands().for_each(|inner| describe(page, &name, inner));
+        return;
+    }
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let _ = write!(page, "\n## sluice {}\n\n{about}.\n", command.get_name());
+    let _ = write!(page, "\n## {name}\n\n{about}.\n");
     let mut heading = None;
     if command.get_arguments().all(|flag| flag.get_help_heading().is_none()) {
         page.push('\n');

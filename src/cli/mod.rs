@@ -14,6 +14,7 @@ pub mod log;
 pub mod markdown;
 pub mod run;
 pub mod score;
+pub mod study;
 pub mod translate;
 pub mod value;
 
@@ -27,6 +28,7 @@ use serde::Serialize;
 pub use evaluate::EvaluateArgs;
 pub use generate::GenerateArgs;
 pub use score::ScoreArgs;
+pub use study::StudyArgs;
 pub use translate::TranslateArgs;
 pub use value::Memory;
 
@@ -77,6 +79,8 @@ pub enum Command {
     /// Compare finished outputs with references (BLEU, chrF, TER, ROUGE), or sum up scored texts (perplexity)
     #[command(after_long_help = evaluate::AFTER_HELP)]
     Evaluate(Box<EvaluateArgs>),
+    /// Study a finished run: what fewer expert slots would cost
+    Study(StudyArgs),
     /// Print the results in a finished output file
     Show(ShowArgs),
     /// Join the segments of a run into its output file (after --no-merge)
@@ -135,7 +139,10 @@ fn command() -> clap::Command {
         true => flag,
         false => flag.allow_negative_numbers(true),
     };
-    Cli::command().mut_subcommands(|command| command.mut_args(of_flag))
+    Cli::command().mut_subcommands(|command| {
+        let of_study = |study: clap::Command| study.mut_args(of_flag);
+        command.mut_args(of_flag).mut_subcommands(of_study)
+    })
 }
 
 /// Parses the arguments (the program's name first), with the config file that they name put before them, and checks
@@ -158,6 +165,7 @@ where
         Command::Generate(arguments) => check::generate(arguments)?,
         Command::Score(arguments) => check::score(arguments)?,
         Command::Evaluate(arguments) => evaluate::check(arguments)?,
+        Command::Study(arguments) => study::check(arguments)?,
         _ => {}
     }
     Ok(cli)
@@ -175,8 +183,14 @@ mod tests {
     #[test]
     fn every_flag_of_long_commands_has_help_and_a_heading() {
         let cli = Cli::command();
-        for command in ["translate", "generate", "score", "evaluate"] {
-            for flag in cli.find_subcommand(command).unwrap().get_arguments() {
+        let command = |name| cli.find_subcommand(name).unwrap();
+        let studies = command("study").get_subcommands();
+        for command in ["translate", "generate", "score", "evaluate"]
+            .map(command)
+            .into_iter()
+            .chain(studies)
+        {
+            for flag in command.get_arguments() {
                 let name = flag.get_id().as_str();
                 assert!(flag.get_help().is_some(), "{name} has no help");
                 assert!(flag.get_help_heading().is_some(), "{name} has no heading");

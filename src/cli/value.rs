@@ -1,5 +1,6 @@
 //! Values that several commands share, and their parsers.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -94,9 +95,77 @@ impl fmt::Display for Memory {
     }
 }
 
+/// A parser of amounts of memory in bytes.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(Memory::Bytes(bytes)) => Ok(bytes),
+        _ => Err("it must be an amount of memory such as 512M or 2G".to_owned()),
+    }
+}
+
+/// Whole numbers, rising, each once: `1..16` (both ends count), `1,2,4,8`, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Numbers(Vec<usize>);
+
+impl Numbers {
+    /// The numbers, rising.
+    pub fn numbers(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// A parser of numbers from `least` to `most`.
+    pub fn parser(
+        least: usize,
+        most: usize,
+    ) -> impl Fn(&str) -> Result<Numbers, String> + Clone + Send + Sync + 'static {
+        let number = count(least, most);
+        move |text| {
+            let mut numbers = BTreeSet::new();
+            for part in text.split(',') {
+                let (first, last) = part.split_once("..").unwrap_or((part, part));
+                let ends = number(first.trim()).and_then(|first| Ok((first, number(last.trim())?)));
+                let (first, last) =
+                    ends.map_err(|why| format!("{why}, or a list or range of them: 1,2,4,8 or 1..16"))?;
+                if first > last {
+                    return Err(format!("{part} is an empty range: write the smaller number first"));
+                }
+                numbers.extend(first..=last);
+            }
+            Ok(Numbers(numbers.into_iter().collect()))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_lists_and_ranges() {
+        let parse = Numbers::parser(1, 99);
+        for (text, numbers) in [
+            ("7", &[7][..]),
+            ("1..4", &[1, 2, 3, 4]),
+            ("3..3", &[3]),
+            ("8,1,2, 4", &[1, 2, 4, 8]),
+            ("1..3,2..4,9", &[1, 2, 3, 4, 9]),
+        ] {
+            assert_eq!(parse(text).unwrap().numbers(), numbers, "{text}");
+        }
+        for (text, said) in [
+            ("", "whole number"),
+            ("1,", "whole number"),
+            ("1..", "whole number"),
+            ("..4", "whole number"),
+            ("1..=4", "1..16"),
+            ("0..4", "from 1 to 99"),
+            ("1..100", "from 1 to 99"),
+            ("4..1", "4..1 is an empty range"),
+        ] {
+            assert!(parse(text).unwrap_err().contains(said), "{text}");
+        }
+    }
 
     #[test]
     fn memory_has_units() {

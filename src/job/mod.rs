@@ -1,5 +1,6 @@
 //! What a user runs, one file each; and what several of them need.
 
+mod columns;
 pub mod doctor;
 pub mod evaluate;
 pub mod generate;
@@ -10,5 +11,6 @@ pub mod references;
 mod run;
 pub mod score;
 pub mod show;
+pub mod study;
 pub mod translate;
 pub mod words;

@@ -36,6 +36,20 @@ impl Owners {
         owners
     }
 
+    /// The rank of each expert, `[experts]`, all below `ranks`. A rank counts its own in the order of all.
+    pub fn of(rank: Vec<u32>, ranks: usize) -> Owners {
+        let mut held = vec![0; ranks];
+        let mut next = |&rank: &u32| {
+            held[rank as usize] += 1;
+            held[rank as usize] - 1
+        };
+        Owners {
+            local: rank.iter().map(&mut next).collect(),
+            rank,
+            ranks,
+        }
+    }
+
     /// The experts of one rank under [`blocks`](Owners::blocks).
     pub fn block(experts: usize, ranks: usize, rank: usize) -> Range<usize> {
         rank * experts / ranks..(rank + 1) * experts / ranks
@@ -395,6 +409,7 @@ mod tests {
                 "{sizes:?}"
             );
             let owners = Owners::blocks(experts, ranks);
+            assert_eq!(Owners::of(owners.rank.clone(), ranks), owners);
             for e in 0..experts {
                 let block = Owners::block(experts, ranks, owners.rank[e] as usize);
                 assert_eq!(block.start + owners.local[e] as usize, e);

@@ -25,6 +25,7 @@ mod row;
 mod scores;
 mod seal;
 mod segment;
+mod study;
 mod trace;
 mod writer;
 
@@ -35,6 +36,7 @@ pub use metrics::{Metric, MetricValue};
 pub use parts::{parts_path, Opened, Parts, SegmentName};
 pub use reader::{Results, RowBlocks};
 pub use row::{Phase, RoutingLayout, Row, RowRoutes, Status, StepCounts, Timing, TimingEntry};
+pub use study::{write_study, StudyFile, Table, Values};
 
 /// The program named in the root attribute `creator`, by which a file of ours is known.
 pub(crate) const CREATOR: &str = "sluice";

@@ -228,6 +228,11 @@ impl Results {
             "{} is HDF5 but not a result of sluice (its attribute `creator` says so)",
             path.display()
         );
+        ensure!(
+            get_text(&file, "job").map_or(true, |job| job != "study"),
+            "{} is the output of sluice study, not of a run (OUT.h5 of translate, score or generate)",
+            path.display()
+        );
         let identity = get_text(&file, "identity")?;
         let damaged = || format!("{}: the attribute `identity` is damaged", path.display());
         let identity: JobIdentity = serde_json::from_str(&identity).with_context(damaged)?;

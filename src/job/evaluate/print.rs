@@ -1,6 +1,7 @@
 //! What `sluice evaluate` prints: a table for people, JSON for programs.
 
 use super::{Scored, System};
+use crate::job::columns::aligned;
 use crate::metrics::perplexity::Sums;
 use crate::results::Status;
 use anyhow::Result;
@@ -155,21 +156,6 @@ pub(super) fn table(systems: &[System], scored: &[Scored]) -> String {
     }
     notes(&mut page, systems, scored);
     page
-}
-
-/// Columns of even width, the first `left` of them to the left.
-fn aligned(page: &mut String, left: usize, rows: Vec<Vec<String>>) {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in &rows {
-        let cell = |(column, text): (usize, &String)| match column < left {
-            true => format!("{text:<width$}", width = widths[column]),
-            false => format!("{text:>width$}", width = widths[column]),
-        };
-        let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
-        let _ = writeln!(page, "{}", cells.join("  ").trim_end());
-    }
 }
 
 /// Each signature once, after the figures that it is of.

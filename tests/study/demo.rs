@@ -1,0 +1,137 @@
+//! The bundled model's own trace.
+
+use crate::place::{bundled, counts, Place};
+use crate::slow;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Translates some of the bundled sentences on two ranks; nothing, and a line saying so, where no ranks can be started.
+fn translated() -> Option<Place> {
+    if Command::new("mpirun").arg("--version").output().is_err() {
+        assert!(
+            std::env::var_os("SLUICE_NO_SKIP").is_none(),
+            "mpirun is not there, and SLUICE_NO_SKIP is set"
+        );
+        eprintln!("skipped: mpirun is not there");
+        return None;
+    }
+    let place = Place::new();
+    let text = fs::read_to_string(bundled("demo/demo.eng")).unwrap();
+    let lines: Vec<&str> = text.lines().take(24).collect();
+    place.write("in.txt", &(lines.join("\n") + "\n"));
+    let line = format!(
+        "--oversubscribe --bind-to none -n 2 {} translate in.txt --model {} --source eng_Latn --target fra_Latn --output run.h5 \
+         --routing counts --threads 1 --batch-tokens 64",
+        env!("CARGO_BIN_EXE_sluice"),
+        bundled("en-fr-de").display()
+    );
+    let output = place.command("mpirun", &line);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(place)
+}
+
+#[test]
+fn loads_are_those_of_a_slow_count() {
+    let Some(place) = translated() else { return };
+    let visits = slow::visits(&place.path("run.h5"));
+    let blocks = |_: usize, expert: usize| expert / 8;
+    for (pool, share) in [("rank", true), ("layer", false)] {
+        let line =
+            format!("--trace run.h5 -o s.h5 --overwrite --slots 1..8 --policies lookahead,fifo,lru --pool {pool}");
+        let page = place.study(&line);
+        assert!(
+            page.contains("ranks: 2 (as in the run)") && page.contains("lookahead/min"),
+            "{page}"
+        );
+        let (shape, loads) = counts(&place.path("s.h5"), "loads");
+        assert_eq!(shape, [1, 4, 8]);
+        let of = |policy: usize, slots: usize| loads[8 * policy + slots - 1];
+        for slots in 1..=8 {
+            for (policy, renew) in [(1, false), (2, true)] {
+                let (needed, loaded) = slow::count(&visits, 2, &blocks, slots, share, renew);
+                assert_eq!(of(policy, slots), loaded, "pool {pool}, {slots} slots, policy {policy}");
+                assert_eq!(counts(&place.path("s.h5"), "accesses").1, [needed]);
+            }
+            assert!(
+                (0..3).all(|policy| of(policy, slots) >= of(3, slots)),
+                "nothing is below the minimum"
+            );
+        }
+        for (name, parts) in [("loads_by_rank", 2), ("loads_by_layer", 4)] {
+            let (shape, apart) = counts(&place.path("s.h5"), name);
+            assert_eq!(shape, [1, 4, 8, parts], "{name}");
+            let sums: Vec<u64> = apart.chunks(parts).map(|part| part.iter().sum()).collect();
+            assert_eq!(sums, loads, "{name}");
+        }
+    }
+}
+
+#[test]
+fn bytes_come_from_the_checkpoint() {
+    let Some(place) = translated() else { return };
+    let model = bundled("en-fr-de").display().to_string();
+    let page = place.json(&format!(
+        "--trace run.h5 -o s.h5 --slots 1,8 --model {model} --policies lifo --dtype f32"
+    ));
+    let config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(bundled("en-fr-de/config.json")).unwrap()).unwrap();
+    let number = |name: &str| config[name].as_u64().unwrap();
+    // Two products with their biases.
+    let (d, inner) = (number("d_model"), number("encoder_ffn_dim"));
+    let expert = 4 * (2 * d * inner + d + inner);
+    assert_eq!(page["bytes"]["expert"][0], expert);
+    let memory = &page["placements"][0]["memory"];
+    assert_eq!(memory["all_experts"], 4 * 8 * expert);
+    assert_eq!(memory["resident_experts"][0], 4 * expert);
+    let dense = page["bytes"]["dense"].as_u64().unwrap();
+    let saved = (28 * expert) as f64 / (dense + 32 * expert) as f64;
+    assert_eq!(memory["saved_share"], serde_json::json!([saved, 0.0]));
+    let plain = place.study("--trace run.h5 -o t.h5 --slots 1,8 --expert-bytes 1M --policies lifo");
+    assert!(plain.contains("4.0 MiB") && plain.contains("87.5 %"), "{plain}");
+}
+
+#[test]
+fn figures_are_there_and_whole() {
+    let Some(place) = translated() else { return };
+    let model = bundled("en-fr-de").display().to_string();
+    place.study(&format!("--trace run.h5 -o s.h5 --model {model} --figures a/b"));
+    for name in ["misses-blocks", "memory-blocks"] {
+        let path = |ending: &str| place.path(&format!("a/b/{name}.{ending}"));
+        let png = fs::read(path("png")).unwrap();
+        assert!(
+            png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xae\x42\x60\x82"),
+            "{name}"
+        );
+        assert_eq!(png[16..24], [0, 0, 7, 8, 0, 0, 4, 56], "1800 x 1080");
+        let texts = svg_texts(&path("svg"));
+        let wanted = match name {
+            "misses-blocks" => &["lookahead", "min", "8", "100", "experts loaded / experts used (%)"][..],
+            _ => &["dense weights", "experts in slots", "not in memory"],
+        };
+        for text in wanted {
+            assert!(texts.iter().any(|found| found == text), "{text} is not in {texts:?}");
+        }
+    }
+}
+
+/// The texts in an SVG file, every element of which must be closed in turn.
+fn svg_texts(path: &Path) -> Vec<String> {
+    let svg = fs::read_to_string(path).unwrap();
+    let (mut open, mut texts): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
+    for part in svg.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').expect("a tag ends");
+        assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+        let name = tag.split([' ', '/']).find(|name| !name.is_empty()).unwrap();
+        match (tag.starts_with('/'), tag.ends_with('/')) {
+            (true, _) => assert_eq!(open.pop(), Some(name)),
+            (false, false) => open.push(name),
+            (false, true) => {}
+        }
+        if tag.starts_with("text") {
+            texts.push(text.replace("&lt;", "<").replace("&amp;", "&"));
+        }
+    }
+    assert!(open.is_empty(), "{open:?} are not closed");
+    texts
+}
