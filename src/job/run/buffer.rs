@@ -144,7 +144,9 @@ pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm)
         (None, Some(dir)) => Arc::new(packed(dir, opened, source, world)?),
         (None, None) => source,
     };
-    agree(world, Buffer::new(plan, shelf, own.start, source)).map(Some)
+    let mut buffer = agree(world, Buffer::new(plan, shelf, own.start, source))?;
+    agree(world, buffer.fill())?;
+    Ok(Some(buffer))
 }
 
 /// The experts as a file in `dir`, which is made where it isn't (collective).

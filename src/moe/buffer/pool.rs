@@ -135,6 +135,29 @@ impl Buffer {
         })
     }
 
+    /// Fills the slots before the first visit, and waits until that is done.
+    ///
+    /// # Errors
+    /// When an expert could not be read.
+    pub fn fill(&mut self) -> Result<()> {
+        self.residency.fill(&mut self.visit);
+        self.pending.append(&mut self.visit.ahead);
+        self.ask();
+        loop {
+            self.fetcher.wait(&mut self.fetched);
+            let more = !self.fetched.is_empty();
+            self.settle();
+            if let Some(error) = self.failure.take() {
+                return Err(error);
+            }
+            if !more {
+                // What is counted is the work.
+                self.tally = Tally::default();
+                return Ok(());
+            }
+        }
+    }
+
     /// What it has done so far.
     pub fn tally(&self) -> Tally {
         self.tally

@@ -137,6 +137,7 @@ pub struct Counts {
 /// The slots of one rank from visit to visit. The same visits give the same plans, on every machine.
 #[derive(Clone, Debug)]
 pub struct Residency {
+    shelf: Shelf,
     eviction: Eviction,
     /// Experts of each layer that never make room: as many of `pin` as leave [`CHURN`] slots to the others.
     pins: Vec<usize>,
@@ -168,6 +169,7 @@ impl Residency {
         Residency {
             pins: pins.collect(),
             forecast: Forecast::new(&shelf),
+            shelf,
             planner: Planner::default(),
             rows: vec![0; keys],
             visits: vec![0; keys],
@@ -176,6 +178,25 @@ impl Residency {
             keys: Vec::new(),
             eviction,
             slots,
+        }
+    }
+
+    /// Loads for empty slots before the first visit: the first experts of every layer, those layers first that tokens go
+    /// through first. They are not counted.
+    pub fn fill(&mut self, out: &mut Visit) {
+        out.uses.clear();
+        out.ahead.clear();
+        let (encode, decode) = (self.shelf.encode.clone(), self.shelf.decode.clone());
+        let decode = decode.filter(|l| !encode.contains(l)).collect::<Vec<_>>();
+        let most = self.shelf.experts.iter().copied().max().unwrap_or(0);
+        for stack in [encode.collect(), decode] {
+            for (expert, &layer) in (0..most).flat_map(|e| stack.iter().map(move |l| (e, l))) {
+                let pool = self.slots.pools[layer].clone();
+                let empty = pool.clone().find(|&slot| self.slots.held[slot] == NONE);
+                if let (Some(slot), true) = (empty, expert < self.shelf.experts[layer]) {
+                    out.ahead.push(self.slots.load(self.slots.first[layer] + expert, slot));
+                }
+            }
         }
     }
 
