@@ -44,10 +44,9 @@ impl Planner {
                     };
                     let last = Reverse;
                     match eviction {
-                        Eviction::Lifo => first(&|slot| {
-                            let needed = keys.binary_search(&slots.held[slot]).is_ok();
-                            (u64::from(needed), last(slots.loaded[slot]))
-                        }),
+                        Eviction::Lifo => {
+                            first(&|slot| (u64::from(needs(slots, layer, keys, slot)), last(slots.loaded[slot])))
+                        }
                         Eviction::PlainLifo => first(&|slot| (0, last(slots.loaded[slot]))),
                         Eviction::Fifo => first(&|slot| (slots.loaded[slot], last(0))),
                         Eviction::Lru => first(&|slot| (slots.used[slot], last(0))),
@@ -113,7 +112,7 @@ impl Planner {
             match slots.held[slot] {
                 NONE => self.targets.push(slot as u32),
                 key => {
-                    let needed = slots.layer[key as usize] as usize == layer && keys.binary_search(&key).is_ok();
+                    let needed = needs(slots, layer, keys, slot);
                     self.candidates.push((until(key as usize), needed, slot as u32));
                 }
             }
@@ -135,4 +134,10 @@ impl Planner {
             self.targets.push(slot);
         }
     }
+}
+
+/// Whether a visit needs what a full slot holds.
+fn needs(slots: &Slots, layer: usize, keys: &[u32], slot: usize) -> bool {
+    let key = slots.held[slot];
+    slots.layer[key as usize] as usize == layer && keys.binary_search(&key).is_ok()
 }

@@ -141,3 +141,71 @@ impl Schedule {
         (next, self.layers(next).start)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Pass::{Decode, Encode};
+    use super::*;
+
+    /// After passes through 3 MoE layers of an encoder and 2 of a decoder, the last one halfway (its first layer visited).
+    fn after(passes: impl IntoIterator<Item = Pass>) -> Schedule {
+        let mut schedule = Schedule::new(&Shelf {
+            experts: vec![4; 5],
+            encode: 0..3,
+            decode: 3..5,
+        });
+        for pass in passes {
+            for l in schedule.layers(pass) {
+                schedule.visit(pass, l);
+            }
+        }
+        let first = schedule.layers(schedule.pass).start;
+        schedule.layer = first;
+        schedule
+    }
+
+    fn near(found: (f64, f64), expected: (f64, f64)) {
+        let near = |a: f64, b: f64| (a - b).abs() < 0.1 * b;
+        assert!(
+            near(found.0, expected.0) && near(found.1, expected.1),
+            "{found:?}, not {expected:?}"
+        );
+    }
+
+    #[test]
+    fn passes_in_turn_are_due_in_turn() {
+        let schedule = after((0..60).map(|i| if i % 2 == 0 { Encode } else { Decode }));
+        assert_eq!(schedule.next(Encode, 2), (Decode, 3));
+        assert_eq!(schedule.next(Decode, 4), (Encode, 0));
+        near(schedule.due(Decode, 4), (1.0, 5.0));
+        near(schedule.due(Encode, 0), (2.0, 5.0));
+        near(schedule.due(Encode, 2), (4.0, 5.0));
+        near(schedule.due(Decode, 3), (5.0, 5.0));
+    }
+
+    #[test]
+    fn a_run_ends_when_runs_end() {
+        // Runs of 20 steps; the last has had 4, then 19.
+        let job = |last: usize| {
+            let runs = (0..30).flat_map(|_| std::iter::once(Encode).chain(vec![Decode; 20]));
+            after(runs.chain([Encode]).chain(vec![Decode; last]))
+        };
+        let early = job(4);
+        assert_eq!(early.next(Decode, 4), (Decode, 3));
+        near(early.due(Decode, 3), (2.0, 43.0 / 20.0));
+        let (early, late) = (early.due(Encode, 0), job(19).due(Encode, 0));
+        near(early, (34.0, 43.0));
+        assert!(late.0 < early.0, "{late:?}, {early:?}");
+    }
+
+    #[test]
+    fn before_anything_is_known_every_wait_is_finite() {
+        for passes in [vec![], vec![Encode], vec![Decode], vec![Encode, Decode]] {
+            let schedule = after(passes);
+            for (pass, layer) in [(Encode, 0), (Encode, 2), (Decode, 3), (Decode, 4)] {
+                let (until, period) = schedule.due(pass, layer);
+                assert!(until >= 1.0 && until.is_finite() && period.is_finite());
+            }
+        }
+    }
+}
