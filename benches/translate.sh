@@ -9,55 +9,23 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
-shared="${SLUICE_SHARED:-../shared}"
-oracle="${SLUICE_ORACLE:-$HOME/.cache/sluice-oracle}"
-bench="${SLUICE_BENCH:-$HOME/.cache/sluice-bench}"
-python="$oracle/venv/bin/python"
-
 say() { printf 'bench translate: %s\n' "$*" >&2; }
 
 # Wrong options are refused before anything is made.
 contenders="$(python3 -B benches/translate/main.py --needs "$@")"
 needs() { [[ " $contenders " == *" $1 "* ]]; }
 
-for file in make_checkpoint.py skew_routers.py bench_data.py bench_hf.py; do
-  if [[ ! -f "$shared/oracle/$file" ]]; then
-    say "there is no $shared/oracle/$file: set SLUICE_SHARED to the folder that holds oracle/"
-    exit 2
-  fi
-done
-if [[ ! -x "$python" || ! -d "$oracle/tf4" ]]; then
-  say "there is no Python environment with transformers in $oracle. Make it (6 GB, some minutes), then start again:"
-  say "  bash $shared/oracle/setup.sh $oracle"
-  exit 2
-fi
+. benches/translate/setup.sh
 if { needs dense || needs ctranslate2; } && ! "$python" -c 'import ctranslate2' 2>/dev/null; then
   say "CTranslate2 is missing in $oracle. Install it, or leave out what needs it (--contenders transformers,sluice), then start again:"
   say "  $python -m pip install ctranslate2==4.8.5"
   exit 2
 fi
-export ORACLE_TF4="$oracle/tf4" HF_HUB_OFFLINE=1
-
-# make NAME OPTION...: an NLLB-MoE of random weights and the sentences that go with it, whole or not at all.
-make() {
-  local name="$1" out="$bench/$1.unfinished"
-  shift
-  say "making $bench/$name"
-  rm -rf "$out"
-  "$python" "$shared/oracle/make_checkpoint.py" --arch nllb-moe --out "$out" --cheap-init --sparse-step 2 --d-model 512 --heads 8 \
-    --vocab 8000 --max-pos 512 --model-max-length 512 "$@" >&2
-  if [[ "$name" == *-skew ]]; then "$python" "$shared/oracle/skew_routers.py" "$out" >&2; fi
-  "$python" "$shared/oracle/bench_data.py" "$out" translate >&2
-  rm -rf "${bench:?}/$name"
-  mv "$out" "$bench/$name"
-}
-
 # 335 M parameters: d 512, 6 + 6 layers, every second one sparse, 32 experts of which a token takes 2, ffn 1536.
 checkpoint="$bench/nllb-moe" options=()
 [[ -f "$checkpoint/bench_ids.json" ]] || make nllb-moe --seed 11 --layers 6 --ffn 1536 --experts 32 --shards 2
-# 290 M parameters, 64 experts of ffn 1024.
 if needs skewed; then
-  [[ -f "$bench/nllb-moe-skew/bench_ids.json" ]] || make nllb-moe-skew --seed 12 --layers 4 --ffn 1024 --experts 64 --router-bias 1
+  make_skewed
   options+=(--skewed "$bench/nllb-moe-skew")
 fi
 if needs dense || needs ctranslate2; then
