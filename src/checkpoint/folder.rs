@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
@@ -23,8 +24,38 @@ pub(super) struct Shard {
     pub(super) file: File,
     /// Bytes of the whole file when it was opened.
     pub(super) len: u64,
+    /// When it had last been written to by then.
+    modified: SystemTime,
     /// Bytes before the first tensor: the length and the JSON.
     pub(super) data_start: u64,
+}
+
+impl Shard {
+    /// Makes sure that the file is the one that was opened: a job reads experts for as long as it runs, and headers that no
+    /// longer belong to the bytes would have it compute with anything. (A file put in its place is another one: what is
+    /// open stays as it was.)
+    ///
+    /// # Errors
+    /// When it has been written to since.
+    pub(super) fn is_unchanged(&self) -> Result<()> {
+        let context = || self.path.display().to_string();
+        let now = self.file.metadata().with_context(context)?;
+        ensure!(
+            now.len() == self.len,
+            "{}: the file was changed while the job was running: it had {} bytes and has {}; put it back as it was and run \
+             the same command again",
+            self.path.display(),
+            self.len,
+            now.len()
+        );
+        ensure!(
+            now.modified().with_context(context)? == self.modified,
+            "{}: the file was changed while the job was running: it has been written to; put it back as it was and run the \
+             same command again",
+            self.path.display()
+        );
+        Ok(())
+    }
 }
 
 /// What a folder holds: its files, and where each tensor lies.
@@ -177,7 +208,8 @@ fn open_shard(path: &Path) -> Result<(Shard, Vec<(String, TensorInfo)>)> {
         path.display()
     );
     let file = File::open(path).with_context(context)?;
-    let len = kind.len();
+    let kind = file.metadata().with_context(context)?;
+    let (len, modified) = (kind.len(), kind.modified().with_context(context)?);
     let json = read_header(&file, len).with_context(context)?;
     let data_start = 8 + json.len() as u64;
     let tensors = header::parse(&json, len - data_start).with_context(context)?;
@@ -186,6 +218,7 @@ fn open_shard(path: &Path) -> Result<(Shard, Vec<(String, TensorInfo)>)> {
             path: path.to_path_buf(),
             file,
             len,
+            modified,
             data_start,
         },
         tensors,

@@ -304,7 +304,7 @@ impl Checkpoint {
         Ok(fp8::decode(&bytes, info.shape[1], &scales))
     }
 
-    /// Reads and decodes a tensor block by block, looking for NaN while the block is in the cache.
+    /// Reads and decodes a tensor of a file that is still the one that was opened.
     fn elements<const WIDTH: usize, T: Copy>(
         &self,
         what: &str,
@@ -313,6 +313,21 @@ impl Checkpoint {
         is_nan: impl Fn(T) -> bool,
     ) -> Result<Vec<T>> {
         let shard = &self.shards[info.shard];
+        let read = self.blocks(shard, what, info, decode, is_nan);
+        // Looked at afterwards, so that nothing can change in between; it also explains a read past the end, or a NaN.
+        shard.is_unchanged().with_context(|| format!("reading {what}"))?;
+        read
+    }
+
+    /// Reads and decodes block by block, looking for NaN while the block is in the cache.
+    fn blocks<const WIDTH: usize, T: Copy>(
+        &self,
+        shard: &Shard,
+        what: &str,
+        info: &TensorInfo,
+        decode: impl Fn([u8; WIDTH]) -> T,
+        is_nan: impl Fn(T) -> bool,
+    ) -> Result<Vec<T>> {
         let context = || format!("{}: reading {what}", shard.path.display());
         let mut values = Vec::new();
         values
@@ -322,7 +337,7 @@ impl Checkpoint {
         let (mut at, end) = (info.start, info.start + info.bytes);
         while at < end {
             let bytes = &mut block[..(end - at).min(READ_BLOCK as u64) as usize];
-            shard.file.read_exact_at(bytes, at).with_context(context)?;
+            (shard.file.read_exact_at(bytes, at)).with_context(|| format!("{} at byte {at}", context()))?;
             at += bytes.len() as u64;
             self.bytes_read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let first = values.len();

@@ -165,3 +165,74 @@ fn sizes(out: &mut Vec<u32>, send: &SendPlan, routes: &Routes, owners: &Owners, 
     }
     each
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the ranks tell each other beforehand is, for each expert, the number of choices of all their tokens.
+    #[test]
+    fn the_sizes_say_how_many_rows_each_expert_will_have() {
+        let mut state = 1u64;
+        let mut below = |n: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        for (experts, ranks, top_k) in [(8, 1, 2), (8, 3, 2), (7, 4, 3), (3, 5, 1), (5, 2, 5), (9, 9, 2)] {
+            let owners = Owners::blocks(experts, ranks);
+            let routes: Vec<Routes> = (0..ranks)
+                .map(|rank| {
+                    let tokens = if rank == 1 { 0 } else { below(12) };
+                    let mut routes = Routes {
+                        top_k,
+                        ..Routes::default()
+                    };
+                    for _ in 0..tokens {
+                        // Different experts for a token, low ones more often.
+                        let mut chosen: Vec<u32> = Vec::new();
+                        while chosen.len() < top_k {
+                            let e = below(experts).min(below(experts)) as u32;
+                            if !chosen.contains(&e) {
+                                chosen.push(e);
+                            }
+                        }
+                        routes.experts.extend(&chosen);
+                        routes.weights.extend(chosen.iter().map(|_| 0.5));
+                    }
+                    routes
+                })
+                .collect();
+            let mut told = vec![vec![0; experts]; ranks];
+            for (rank, routes) in routes.iter().enumerate() {
+                let (mut send, mut out) = (SendPlan::default(), Vec::new());
+                send.fill(routes, &owners, rank);
+                assert_eq!(sizes(&mut out, &send, routes, &owners, false), 1);
+                assert_eq!(out, send.rows);
+                let each = sizes(&mut out, &send, routes, &owners, true);
+                assert_eq!(out.len(), ranks * each, "as many numbers for every rank");
+                for (to, sizes) in out.chunks_exact(each).enumerate() {
+                    assert_eq!(sizes[0], send.rows[to]);
+                    let local = |e: &usize| owners.rank[*e] as usize == to;
+                    for (i, e) in (0..experts).filter(local).enumerate() {
+                        told[to][e] += sizes[1 + i];
+                    }
+                }
+                for assignment in &send.here {
+                    let first = Owners::block(experts, ranks, rank).start;
+                    told[rank][first + assignment.expert as usize] += 1;
+                }
+            }
+            for e in 0..experts {
+                let chosen = routes.iter().flat_map(|r| &r.experts).filter(|&&c| c as usize == e);
+                let owner = owners.rank[e] as usize;
+                assert_eq!(
+                    told[owner][e] as usize,
+                    chosen.count(),
+                    "expert {e} of {experts}, {ranks} ranks"
+                );
+            }
+        }
+    }
+}

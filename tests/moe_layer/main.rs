@@ -1,5 +1,6 @@
 //! The MoE layer over in-process ranks: the same bits on any number of them, and the numbers of the layer written out.
 
+mod buffered;
 mod weights;
 
 use std::sync::mpsc;

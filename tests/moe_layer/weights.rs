@@ -6,6 +6,7 @@ use sluicegate::moe::dispatch::Owners;
 use sluicegate::moe::gate::Rule;
 use sluicegate::moe::layer::{Expert, Experts, MoeLayer};
 use sluicegate::moe::shared::SharedExpert;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// More than one piece of a row's sum, and no multiple of anything.
@@ -121,9 +122,15 @@ pub struct Weights {
 impl Weights {
     /// Random weights; `bias` says which experts the router likes.
     pub fn new(kind: Kind, bias: &[f32]) -> Weights {
+        Weights::nth(0, kind, bias)
+    }
+
+    /// Those of the n-th layer of a model.
+    pub fn nth(layer: usize, kind: Kind, bias: &[f32]) -> Weights {
+        let seed = 10_000 * layer as u64;
         // Logits of about one: with a bias of 20 no token chooses otherwise.
-        let router = values(bias.len() * D_MODEL, 7).iter().map(|w| 0.2 * w).collect();
-        let ffn = |e: usize| Ffn::new(D_FF, true, 100 + 6 * e as u64);
+        let router = values(bias.len() * D_MODEL, seed + 7).iter().map(|w| 0.2 * w).collect();
+        let ffn = |e: usize| Ffn::new(D_FF, true, seed + 100 + 6 * e as u64);
         Weights {
             kind,
             router,
@@ -157,16 +164,19 @@ impl Weights {
             } else {
                 Epilogue::Relu
             },
-            experts: Experts::Resident(
-                Owners::block(experts, ranks, rank)
-                    .map(|e| self.experts[e].expert(kind.gated, dtype))
-                    .collect(),
-            ),
+            experts: Experts::Resident(self.packed(dtype, Owners::block(experts, ranks, rank))),
             shared: (kind.shared != Shared::No).then(shared),
             owners: Owners::blocks(experts, ranks),
             dtype,
             scale: SCALE,
         }
+    }
+
+    /// Some of the experts.
+    pub fn packed(&self, dtype: Dtype, experts: Range<usize>) -> Vec<Expert> {
+        experts
+            .map(|e| self.experts[e].expert(self.kind.gated, dtype))
+            .collect()
     }
 
     /// The layer written out in float64; `round` is what holding an expert's input or the weights of an output in their

@@ -2,7 +2,7 @@
 
 use super::desk::{Desk, Progress};
 use super::feed::Feed;
-use super::task::{Taken, Task};
+use super::task::{Done, Taken, Task};
 use crate::cli::run::Routing;
 use crate::comm::{agree, crash::fail_point, signal, ReportedElsewhere};
 use crate::corpus::{Record, Scan};
@@ -57,6 +57,9 @@ pub struct Rank<'a, T> {
 struct Books<P> {
     /// Rows in flight, by output key.
     pending: HashMap<u64, P>,
+    /// What finished in the step before: it counts once all ranks have said that the step went well, since a rank that fails
+    /// within it leaves the others without the outputs of its experts.
+    finished: Vec<Done>,
     rows: Vec<Row>,
     counts: Counts,
     bytes: usize,
@@ -104,6 +107,9 @@ impl<T: Task> Rank<'_, T> {
             let others = self.desk.as_ref().map(Desk::others).unwrap_or_default();
             (self.show)(books.group, others);
             let decided = next(&reports, batch.portions(), exhausted);
+            if !matches!(decided, Next::Fail(_)) {
+                self.book(model.shape(), books);
+            }
             match decided {
                 Next::Fail(rank) if rank == ctx.comm.rank() => {
                     *failure = failure.take().or(ctx.failure.take()).map(|error| self.placed(error));
@@ -126,7 +132,7 @@ impl<T: Task> Rank<'_, T> {
                     let mut ended = batch.read(ctx, model, 2 * step, encode);
                     ended.extend(batch.step(ctx, model, 2 * step + 1));
                     for finished in ended {
-                        if let Err(error) = self.finish(ctx, model, books, finished) {
+                        if let Err(error) = self.finish(ctx, books, finished) {
                             failure.get_or_insert(error);
                         }
                     }
@@ -212,6 +218,7 @@ impl<T: Task> Rank<'_, T> {
                 log::warn!("{place}: {}", why.as_deref().unwrap_or("the row cannot be used"));
                 self.failed += 1;
             }
+            books.progress.rows += 1;
             books.add(row);
         }
         books.pending.extend(pending);
@@ -225,7 +232,6 @@ impl<T: Task> Rank<'_, T> {
     fn finish(
         &self,
         ctx: &mut Context,
-        model: &dyn Model,
         books: &mut Books<T::Pending>,
         finished: <T::Work as Workload>::Finished,
     ) -> Result<()> {
@@ -234,26 +240,34 @@ impl<T: Task> Rank<'_, T> {
             return Err(anyhow!("row {key} is not in flight"));
         };
         let done = self.task.finish(pending, finished);
-        let mut done = done.map_err(|why| OfRow { key, why })?;
-        if let Some((trace, routes)) = done.routes {
-            let (shape, before) = (model.shape(), books.counts.len());
-            let layers = [source_layers(shape).len(), shape.decoder_moe.len()];
-            trace.count(layers, shape.experts, &mut books.counts);
-            let numbers = layers[0].max(layers[1]) * shape.experts;
-            books.bytes += size_of::<u32>() * numbers * (books.counts.len() - before);
-            if self.task.run().routing == Some(Routing::Tokens) {
-                done.row.routes = Some(RowRoutes {
-                    encoder_ids: routes.encoder.0,
-                    encoder_weights: routes.encoder.1,
-                    decoder_ids: routes.decoder.0,
-                    decoder_weights: routes.decoder.1,
-                });
-            }
-        }
+        let done = done.map_err(|why| OfRow { key, why })?;
+        books.progress.rows += 1;
         books.progress.tokens += done.tokens;
-        books.add(done.row);
+        books.finished.push(done);
         ctx.meter.lap(Lap::Output);
         Ok(())
+    }
+
+    /// Takes what has finished in the step before into the books.
+    fn book(&self, shape: &Shape, books: &mut Books<T::Pending>) {
+        for mut done in std::mem::take(&mut books.finished) {
+            if let Some((trace, routes)) = done.routes {
+                let before = books.counts.len();
+                let layers = [source_layers(shape).len(), shape.decoder_moe.len()];
+                trace.count(layers, shape.experts, &mut books.counts);
+                let numbers = layers[0].max(layers[1]) * shape.experts;
+                books.bytes += size_of::<u32>() * numbers * (books.counts.len() - before);
+                if self.task.run().routing == Some(Routing::Tokens) {
+                    done.row.routes = Some(RowRoutes {
+                        encoder_ids: routes.encoder.0,
+                        encoder_weights: routes.encoder.1,
+                        decoder_ids: routes.decoder.0,
+                        decoder_weights: routes.decoder.1,
+                    });
+                }
+            }
+            books.add(done.row);
+        }
     }
 
     /// Closes a segment with what is finished.
@@ -307,6 +321,7 @@ impl<P> Books<P> {
     fn new() -> Self {
         Books {
             pending: HashMap::new(),
+            finished: Vec::new(),
             rows: Vec::new(),
             counts: Counts::new(),
             bytes: 0,
@@ -324,7 +339,6 @@ impl<P> Books<P> {
             .routes
             .as_ref()
             .map_or(0, |r| 6 * (r.encoder_ids.len() + r.decoder_ids.len()));
-        self.progress.rows += 1;
         self.rows.push(row);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::residency::Load;
 use super::source::ExpertSource;
+use crate::comm::crash::fail_point;
 use crate::moe::layer::Expert;
 use anyhow::{anyhow, Context, Result};
 use std::collections::VecDeque;
@@ -68,7 +69,10 @@ impl Desk {
             state.reading += 1;
             drop(state);
             let start = Instant::now();
-            let read = AssertUnwindSafe(|| source.read(job.load.layer as usize, job.expert, &mut job.memory));
+            let read = AssertUnwindSafe(|| {
+                fail_point("expert-read")?;
+                source.read(job.load.layer as usize, job.expert, &mut job.memory)
+            });
             // A panic here must not leave the rank waiting.
             let result = catch_unwind(read).unwrap_or_else(|_| Err(anyhow!("reading an expert panicked")));
             let fetched = Fetched {
