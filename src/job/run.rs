@@ -21,6 +21,7 @@ use crate::device::{Cpu, Dtype};
 use crate::metrics::memory;
 use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::{Loading, Model};
+use crate::moe::buffer::pool::Buffer;
 use crate::moe::Context;
 use crate::results::{Parts, Status};
 use anyhow::{bail, Context as _, Result};
@@ -208,8 +209,8 @@ impl<T: Task> Started<'_, T> {
         let mut ctx = Context::new(&device, comm.as_ref(), layers, experts, keep);
         ctx.routes_by_token = args.routing == Some(Routing::Tokens);
         ctx.meter.since(loading, Phase::Load);
-        // Its memory is taken only as experts come.
-        let held_back = buffer.as_ref().map_or(0, |buffer| buffer.held().1);
+        // Its slots are full; what reading takes comes and goes.
+        let held_back = buffer.as_ref().map_or(0, Buffer::staging);
         ctx.buffer = buffer;
         let place = self.place(held_back);
         let Planned {

@@ -9,10 +9,14 @@ use crate::moe::layer::Expert;
 use anyhow::{bail, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Experts that run as one product at least, so that its threads are worth waking, before a load is begun that waits for one
 /// of them.
 const WAVE: usize = 4;
+
+/// Part of the time that is spent waiting from which on more is fetched ahead.
+const EAGER: f64 = 0.05;
 
 /// How a rank keeps its experts.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,9 +81,40 @@ pub struct Buffer {
     pending: Vec<Load>,
     fetched: Vec<Fetched>,
     tally: Tally,
+    idling: Idling,
     /// It is of no use any more.
     broken: bool,
     failure: Option<anyhow::Error>,
+}
+
+/// The part of the time that was lately spent waiting.
+struct Idling {
+    /// When it was last asked, and what had been waited by then.
+    last: (Instant, f64),
+    /// Seconds and seconds waited, older ones counting less.
+    lately: [f64; 2],
+}
+
+impl Default for Idling {
+    fn default() -> Self {
+        Idling {
+            last: (Instant::now(), 0.0),
+            lately: [0.0; 2],
+        }
+    }
+}
+
+impl Idling {
+    /// The part, when `waited` seconds have been waited in all.
+    fn of(&mut self, waited: f64) -> f64 {
+        let now = Instant::now();
+        let (then, before) = std::mem::replace(&mut self.last, (now, waited));
+        let new = [(now - then).as_secs_f64(), (waited - before).max(0.0)];
+        for (sum, new) in self.lately.iter_mut().zip(new) {
+            *sum = 0.9 * *sum + new;
+        }
+        self.lately[1] / self.lately[0].max(1e-9)
+    }
 }
 
 /// A place for an expert.
@@ -130,6 +165,7 @@ impl Buffer {
             pending: Vec::new(),
             fetched: Vec::new(),
             tally: Tally::default(),
+            idling: Idling::default(),
             broken: false,
             failure: None,
         })
@@ -175,6 +211,11 @@ impl Buffer {
         (self.plan.slots, (self.plan.slots * largest) as u64)
     }
 
+    /// Bytes that reading takes besides the slots.
+    pub fn staging(&self) -> u64 {
+        self.plan.readers as u64 * self.source.staging()
+    }
+
     /// Whether experts of the next layer are guessed from this layer's input.
     pub fn asks_gates(&self) -> bool {
         self.plan.prefetch == Prefetch::Gate
@@ -190,7 +231,8 @@ impl Buffer {
         self.residency.visit(pass, layer, rows, &mut self.visit);
         if self.plan.prefetch != Prefetch::Off {
             let next = self.residency.next(pass, layer);
-            self.residency.ahead(next, expected, &mut self.visit);
+            let eager = self.idling.of(self.tally.waited) > EAGER;
+            self.residency.ahead(next, expected, eager, &mut self.visit);
         }
         self.count(pass, layer);
         self.over.clear();

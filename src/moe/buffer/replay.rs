@@ -102,7 +102,7 @@ pub fn replay(
         by_layer[*layer].loads += visit.uses.iter().filter(|u| u.load.is_some()).count() as u64;
         if prefetch != Prefetch::Off {
             let next = residency.next(*pass, *layer);
-            residency.ahead(next, None, &mut visit);
+            residency.ahead(next, None, false, &mut visit);
             by_layer[next.1].loads += visit.ahead.len() as u64;
             by_layer[next.1].ahead += visit.ahead.len() as u64;
         }

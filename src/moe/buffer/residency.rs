@@ -246,8 +246,10 @@ impl Residency {
 
     /// Adds what is worth loading for the visit to come, `next`, beside the one just planned into `out`. `expected`: rows
     /// that the layer's gate gives each expert on what is known of its input; none: what the layer needed before tells.
-    /// An expert is fetched only if it is likely to be used and something can make room that is needed later.
-    pub fn ahead(&mut self, next: (Pass, usize), expected: Option<&[u32]>, out: &mut Visit) {
+    /// An expert is fetched only if it is likely to be used and something can make room that is needed later: later than the
+    /// expert's use after the coming one, so that no more is loaded in all; or, where that is worth it (`eager`: the rank
+    /// waits for its disk, which idles meanwhile), later than the coming one, and more of them.
+    pub fn ahead(&mut self, next: (Pass, usize), expected: Option<&[u32]>, eager: bool, out: &mut Visit) {
         let (_, layer) = next;
         let (first, end) = (self.slots.first[layer], self.slots.first[layer + 1]);
         let pool = self.slots.pools[layer].clone();
@@ -265,7 +267,10 @@ impl Residency {
             let ((a1, a2), (b1, b2)) = (chance(a), chance(b));
             b1.total_cmp(&a1).then(b2.total_cmp(&a2)).then(a.cmp(&b))
         });
-        self.keys.truncate(WINDOW.min(pool.len().div_ceil(8)));
+        self.keys.truncate(match eager {
+            true => (pool.len() / 3).max(1),
+            false => WINDOW.min(pool.len().div_ceil(8)),
+        });
         for &key in &self.keys {
             let victim = pool.clone().filter_map(|slot| match slots.held[slot] {
                 NONE => Some((f64::INFINITY, slot)),
@@ -274,7 +279,7 @@ impl Residency {
             });
             let latest = victim.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
             match latest {
-                Some((until, slot)) if until > 1.0 + forecast.at(next, key as usize).1 => {
+                Some((until, slot)) if until > 1.0 + if eager { 0.0 } else { forecast.at(next, key as usize).1 } => {
                     out.ahead.push(slots.load(key as usize, slot))
                 }
                 _ => break,

@@ -201,7 +201,7 @@ fn every_visit_can_be_carried_out() {
                         let told = trace.visits.get(i + 1).filter(|_| i % 3 > 0);
                         let next = told.map_or(residency.next(*pass, *layer), |v| (v.0, v.1));
                         let rows = told.filter(|_| i % 3 > 1).map(|v| &v.2[..]);
-                        residency.ahead(next, rows, &mut visit);
+                        residency.ahead(next, rows, false, &mut visit);
                         assert!(visit.ahead.iter().all(|load| load.layer as usize == next.1));
                     }
                     twin.follow(*layer, rows, &visit);
@@ -283,10 +283,10 @@ fn only_what_is_likely_is_fetched_ahead() {
     assert_eq!(residency.next(Encode, 0), (Decode, 1));
     assert_eq!(residency.next(Decode, 1), (Encode, 0));
     // Everything that is ever needed is there.
-    residency.ahead((Encode, 0), None, &mut visit);
+    residency.ahead((Encode, 0), None, false, &mut visit);
     assert!(visit.ahead.is_empty());
     // A gate tells of one that is not, and there is a slot to spare; the one that is to be kept for it stays.
-    residency.ahead((Encode, 0), Some(&[1, 0, 0, 3]), &mut visit);
+    residency.ahead((Encode, 0), Some(&[1, 0, 0, 3]), false, &mut visit);
     let load = |load: &Load| (load.layer, load.expert);
     assert_eq!(visit.ahead.iter().map(load).collect::<Vec<_>>(), [(0, 3)]);
     assert!(residency.resident().any(|held| held == Some((0, 0))));
