@@ -62,6 +62,11 @@ pub fn run<T: Task>(
     let mut task = agree(world, open())?;
     let hosts = [0, world.rank()].map(|rank| bindings[rank].host.as_str());
     agree(world, alike::alike(&task, world, hosts))?;
+    let (of_group, opened) = (world.size() / groups, &task.setup().opened);
+    agree(
+        world,
+        buffer::check(&args.buffer, opened, of_group, world.rank() % of_group),
+    )?;
     let (prepared, parts) = agree(world, prepare(&task, world))?;
     let (Some(scan), Some(parts)) = (&prepared.scan, parts) else {
         if world.rank() == 0 {

@@ -230,7 +230,8 @@ impl Loader<'_> {
 pub fn staging(checkpoint: &Checkpoint, probe: &str, layouts: [Layout; 2]) -> u64 {
     let weights = |l: Layout| l.inputs * l.outputs * if l.gated { 2 } else { 1 };
     let elements: usize = layouts.into_iter().map(weights).sum();
-    (elements * checkpoint.bytes_an_element(probe) + crate::checkpoint::READ_BLOCK) as u64
+    let bytes = elements * checkpoint.bytes_an_element(probe);
+    (bytes + crate::checkpoint::READ_BLOCK.min(bytes)) as u64
 }
 
 /// A module as it was read.

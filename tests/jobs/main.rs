@@ -3,6 +3,7 @@
 //! Reference checkpoints and larger test sets are looked for in SLUICE_SHARED, or `../shared` beside the checkout; tests
 //! that need them skip where they are absent, and all skip where there is no mpirun.
 
+mod buffer;
 mod checkpoints;
 #[path = "../datasets/mod.rs"]
 mod datasets;

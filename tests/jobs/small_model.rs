@@ -26,6 +26,29 @@ impl SmallModel {
             "encoder_sparse_step": 2, "decoder_sparse_step": 2, "num_experts": experts, "vocab_size": 8256,
             "decoder_start_token_id": 2, "pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, "dtype": "float32",
         });
+        SmallModel::of(config)
+    }
+
+    /// One whose experts, 2 layers of 16, take 128 MiB, and the rest little.
+    pub fn of_experts() -> SmallModel {
+        let mut config = SmallModel::new(2).config;
+        for (key, value) in [
+            ("d_model", 256),
+            ("encoder_ffn_dim", 2048),
+            ("decoder_ffn_dim", 2048),
+            ("num_experts", 16),
+        ] {
+            config[key] = value.into();
+        }
+        SmallModel::of(config)
+    }
+
+    /// One of its changed config.
+    pub fn again(&self) -> SmallModel {
+        SmallModel::of(self.config.clone())
+    }
+
+    fn of(config: Value) -> SmallModel {
         let parsed = NllbMoeConfig::from_json(&config, Path::new("config.json")).expect("a sound config");
         let mut seed = 1u64;
         let mut random = || {

@@ -48,6 +48,13 @@ pub const GENERATE: Job = Job {
     options: "--max-new-tokens 24 --temperature 0.9 --top-p 0.95 --seed 5 --scores --routing tokens",
 };
 
+impl Job {
+    /// The same over so many rows.
+    pub const fn over(self, rows: u64) -> Job {
+        Job { rows, ..self }
+    }
+}
+
 /// A folder with a job's input and references, for one test.
 pub struct Bench {
     pub job: Job,

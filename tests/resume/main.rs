@@ -6,6 +6,7 @@
 mod broken;
 #[path = "../datasets/mod.rs"]
 mod datasets;
+mod experts;
 mod found;
 mod job;
 mod jobs;

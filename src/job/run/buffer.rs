@@ -13,6 +13,7 @@ use crate::moe::buffer::residency::{self, Shelf};
 use crate::moe::buffer::source::{expert_bytes, ExpertSource};
 use crate::moe::dispatch::Owners;
 use anyhow::{bail, ensure, Result};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,21 +72,33 @@ impl Needs {
     }
 }
 
-/// The buffer of this rank of the group `comm`, where not all experts are to be in memory; collective over all ranks.
+/// What rank `rank` of a group of `ranks` is to hold.
+struct Planned {
+    plan: Plan,
+    shelf: Shelf,
+    needs: Needs,
+    own: Range<usize>,
+    source: Arc<dyn ExpertSource>,
+}
+
+/// Makes sure, before anything is done, that the budget does on rank `rank` of a group of `ranks`.
 ///
 /// # Errors
-/// When the budget does not do, or memory, threads or the experts of a simulated link cannot be had.
-pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm) -> Result<Option<Buffer>> {
+/// When it does not.
+pub fn check(args: &BufferArgs, opened: &Opened, ranks: usize, rank: usize) -> Result<()> {
+    planned(args, opened, ranks, rank).map(drop)
+}
+
+fn planned(args: &BufferArgs, opened: &Opened, ranks: usize, rank: usize) -> Result<Option<Planned>> {
     let Some(budget) = args.budget() else {
         return Ok(None);
     };
-    let speaks = world.rank() == 0;
     let shape = opened.architecture.shape();
     let layers = shape.moe_layers();
     if layers == 0 {
         bail!("--expert-memory, --expert-slots: this model has no experts");
     }
-    let own = Owners::block(shape.experts, comm.size(), comm.rank());
+    let own = Owners::block(shape.experts, ranks, rank);
     let decode = shape.encoder_moe.len()..layers;
     let shelf = Shelf {
         experts: vec![own.len(); layers],
@@ -124,21 +137,45 @@ pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm)
         },
         least: plan.scope().least(&shelf),
     };
-    plan.slots = agree(world, needs.slots(budget))?;
-    if speaks {
+    plan.slots = needs.slots(budget)?;
+    Ok(Some(Planned {
+        plan,
+        shelf,
+        needs,
+        own,
+        source,
+    }))
+}
+
+/// The buffer of this rank of the group `comm`, where not all experts are to be in memory; collective over all ranks.
+///
+/// # Errors
+/// When the budget does not do, or memory, threads or the experts of a simulated link cannot be had.
+pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm) -> Result<Option<Buffer>> {
+    let Some(Planned {
+        plan,
+        shelf,
+        needs,
+        own,
+        source,
+    }) = agree(world, planned(args, opened, comm.size(), comm.rank()))?
+    else {
+        return Ok(None);
+    };
+    if world.rank() == 0 {
         log::info!(
             "rank 0 holds {} of {} experts, {} each: {} of {}, and {} for reading",
             plan.slots,
             needs.experts,
-            size(slot),
-            size(plan.slots as u64 * slot),
-            size(needs.experts as u64 * slot),
+            size(needs.slot),
+            size(plan.slots as u64 * needs.slot),
+            size(needs.experts as u64 * needs.slot),
             size(needs.staging)
         );
     }
     let source: Arc<dyn ExpertSource> = match (args.simulate_link, &args.cache_dir) {
         (Some(bytes_per_second), _) => {
-            let link = Link::new(source, layers, own.clone(), bytes_per_second);
+            let link = Link::new(source, shelf.experts.len(), own.clone(), bytes_per_second);
             Arc::new(agree(world, link)?)
         }
         (None, Some(dir)) => Arc::new(packed(dir, opened, source, world)?),
