@@ -231,7 +231,8 @@ impl Buffer {
         self.residency.visit(pass, layer, rows, &mut self.visit);
         if self.plan.prefetch != Prefetch::Off {
             let next = self.residency.next(pass, layer);
-            let eager = self.idling.of(self.tally.waited) > EAGER;
+            // Converting takes the processor from the work, and more of it would be converted.
+            let eager = self.source.staging() == 0 && self.idling.of(self.tally.waited) > EAGER;
             self.residency.ahead(next, expected, eager, &mut self.visit);
         }
         self.count(pass, layer);

@@ -31,6 +31,9 @@ const CHURN: usize = 2;
 /// What may be fetched ahead at a time, so that a wrong guess turns little over.
 const WINDOW: usize = 4;
 
+/// Part of the way to an expert's use after the coming one that makes room for it when the disk would idle.
+const EAGER: f64 = 0.5;
+
 /// How likely a use must be to fetch for it ahead.
 const LIKELY: f64 = 0.8;
 
@@ -248,7 +251,7 @@ impl Residency {
     /// that the layer's gate gives each expert on what is known of its input; none: what the layer needed before tells.
     /// An expert is fetched only if it is likely to be used and something can make room that is needed later: later than the
     /// expert's use after the coming one, so that no more is loaded in all; or, where that is worth it (`eager`: the rank
-    /// waits for its disk, which idles meanwhile), later than the coming one, and more of them.
+    /// waits for its disk, which idles meanwhile), later than half as far, and more of them.
     pub fn ahead(&mut self, next: (Pass, usize), expected: Option<&[u32]>, eager: bool, out: &mut Visit) {
         let (_, layer) = next;
         let (first, end) = (self.slots.first[layer], self.slots.first[layer + 1]);
@@ -278,8 +281,9 @@ impl Residency {
                 held => Some((forecast.until(held as usize), slot)),
             });
             let latest = victim.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            let again = 1.0 + forecast.at(next, key as usize).1;
             match latest {
-                Some((until, slot)) if until > 1.0 + if eager { 0.0 } else { forecast.at(next, key as usize).1 } => {
+                Some((until, slot)) if until > again * if eager { EAGER } else { 1.0 } => {
                     out.ahead.push(slots.load(key as usize, slot))
                 }
                 _ => break,
