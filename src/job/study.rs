@@ -3,13 +3,11 @@
 mod buffer;
 mod count;
 mod figure;
-mod image;
 mod memory;
 mod placement;
 mod print;
 mod recorded;
 mod report;
-mod scene;
 mod store;
 
 use crate::cli::exit::Exit;

@@ -1,210 +1,105 @@
 //! Figures of a study: misses and memory against slots, one of each for every placement.
 
-use super::image::png;
+use super::memory::Experts;
 use super::report::{Placed, Report, MIN};
-use super::scene::{disc, Anchor, Colour, Place, Scene};
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
+use image::imageops::thumbnail;
+use image::RgbImage;
+use plotters::coord::{combinators::WithKeyPoints, types::RangedCoordf64, types::RangedCoordi32, Shift};
+use plotters::element::DashedPathElement;
+use plotters::prelude::*;
+use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::f64::consts::TAU;
 use std::fs;
 use std::path::Path;
 
-const WIDTH: u32 = 900;
-const HEIGHT: u32 = 540;
-/// Pixels of a PNG for each unit.
-const SCALE: u32 = 2;
-/// Where the axes are: left, right, top, bottom.
-const FRAME: [f32; 4] = [84.0, 712.0, 76.0, 474.0];
-/// Where the legend begins.
-const LEGEND: f32 = 736.0;
+/// DejaVu Sans with the letters of western Europe; its licence lies beside it.
+const FONT: &[u8] = include_bytes!("font/DejaVuSans.ttf");
+const FAMILY: &str = "DejaVu Sans, Verdana, sans-serif";
 
-const BLACK: Colour = [0, 0, 0];
-const DARK: Colour = [68, 68, 68];
-const GREY: Colour = [140, 140, 140];
-const PALE: Colour = [225, 225, 225];
-const WHITE: Colour = [255, 255, 255];
-const BLUE: Colour = [0, 114, 178];
-const ORANGE: Colour = [230, 159, 0];
+/// Places are whole numbers: many, so that nobody sees it.
+const SIZE: (u32, u32) = (3200, 2000);
+/// How often a PNG has fewer pixels, each the mean of those drawn.
+const FEWER: u32 = 2;
+/// Where the axes begin, below the titles, and the legend, beside them.
+const TOP: i32 = 240;
+const LEGEND: i32 = 2540;
 
-/// A line's colour (Okabe and Ito's, which the colour-blind tell apart) and mark.
-const LOOKS: [(Colour, Mark); 6] = [
-    (BLUE, Mark::Disc),
-    ([213, 94, 0], Mark::Square),
-    ([204, 121, 167], Mark::Down),
-    ([0, 158, 115], Mark::Up),
-    (ORANGE, Mark::Diamond),
-    ([86, 180, 233], Mark::Ring),
+const DARK: RGBColor = RGBColor(68, 68, 68);
+const PALE: RGBColor = RGBColor(225, 225, 225);
+const ORANGE: RGBColor = RGBColor(230, 159, 0);
+
+/// A line's colour and its mark: how far its corners are from the middle in turn, how many times, and the first's direction.
+type Look = (RGBColor, [f64; 2], usize, f64);
+/// Okabe and Ito's colours, which the colour-blind tell apart.
+const LOOKS: [Look; 6] = [
+    (RGBColor(0, 114, 178), [22.0, 22.0], 16, 0.0),
+    (RGBColor(213, 94, 0), [28.0, 28.0], 2, 0.125),
+    (RGBColor(204, 121, 167), [32.0, 16.0], 3, 0.25),
+    (RGBColor(0, 158, 115), [32.0, 16.0], 3, 0.75),
+    (ORANGE, [30.0, 30.0], 2, 0.0),
+    (RGBColor(86, 180, 233), [36.0, 14.0], 5, 0.75),
 ];
+const LOOK_OF_MIN: Look = (BLACK, [34.0, 8.0], 4, 0.125);
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Mark {
-    Disc,
-    Ring,
-    Square,
-    Diamond,
-    Up,
-    Down,
-    Cross,
-}
+type Area<B> = DrawingArea<B, Shift>;
+type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<WithKeyPoints<RangedCoordi32>, RangedCoordf64>>;
+type Place = (i32, i32);
 
 /// Draws every figure into a folder that is there, as SVG and PNG.
 ///
 /// # Errors
 /// A file can't be written.
 pub fn write(report: &Report, folder: &Path) -> Result<()> {
+    let font = register_font(FAMILY, FontStyle::Normal, FONT);
+    ensure!(font.is_ok(), "the font of figures in this program is damaged");
     for placed in &report.placed {
-        let name: String = placed
-            .placement
-            .name
-            .chars()
-            .map(|c| if c.is_alphanumeric() { c } else { '-' })
-            .collect();
-        save(&misses(report, placed), folder, &format!("misses-{name}"))?;
-        if let Some(scene) = memory(report, placed) {
-            save(&scene, folder, &format!("memory-{name}"))?;
+        let name = placed.placement.name.chars();
+        let name: String = name.map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+        save(report, placed, None, &folder.join(format!("misses-{name}")))?;
+        if placed.experts.is_some() {
+            save(
+                report,
+                placed,
+                placed.experts.as_ref(),
+                &folder.join(format!("memory-{name}")),
+            )?;
         }
     }
     Ok(())
 }
 
-fn save(scene: &Scene, folder: &Path, name: &str) -> Result<()> {
-    let (width, height, rgb) = scene.pixels(SCALE)?;
-    for (ending, bytes) in [("svg", scene.svg().into_bytes()), ("png", png(&rgb, width, height)?)] {
-        let path = folder.join(format!("{name}.{ending}"));
-        fs::write(&path, bytes).with_context(|| format!("--figures: cannot write {}", path.display()))?;
-    }
-    Ok(())
+fn save(report: &Report, placed: &Placed, experts: Option<&Experts>, path: &Path) -> Result<()> {
+    let failed = |path: &Path| format!("--figures: cannot write {}", path.display());
+    let (width, height) = SIZE;
+    let mut svg = String::new();
+    draw(SVGBackend::with_string(&mut svg, SIZE), report, placed, experts)?;
+    // As large as the page has room for.
+    let svg = svg.replacen(&format!("width=\"{width}\" height=\"{height}\" "), "", 1);
+    let named = path.with_extension("svg");
+    fs::write(&named, svg).with_context(|| failed(&named))?;
+    let mut pixels = RgbImage::new(width, height);
+    draw(BitMapBackend::with_buffer(&mut pixels, SIZE), report, placed, experts)?;
+    let named = path.with_extension("png");
+    let fewer = thumbnail(&pixels, width / FEWER, height / FEWER);
+    fewer.save(&named).with_context(|| failed(&named))
 }
 
-/// Share of the uses that had to be loaded, a line for each policy.
-fn misses(report: &Report, placed: &Placed) -> Scene {
-    let shares = |column: usize| (0..report.slots.len()).map(move |slots| 100.0 * placed.share(column, slots));
-    let most = (0..report.columns.len()).flat_map(shares).fold(0.0, f64::max);
-    let mut scene = titled("Experts loaded, by slots", report, placed);
-    let up = Upwards::new(most);
-    let along = Along::new(&report.slots);
-    up.draw(&mut scene, "experts loaded / experts used (%)");
-    along.draw(&mut scene);
-    frame(&mut scene);
-    // The minimum lies above all others, and what was named first above what comes later.
-    let (min, policies) = (report.columns.len() - 1, report.columns.len() - 1);
-    for column in (0..policies).rev().chain([min]) {
-        let (colour, mark, dash) = look(report, column);
-        let places: Vec<Place> = shares(column)
-            .zip(&along.places)
-            .map(|(share, x)| (*x, up.place(share)))
-            .collect();
-        scene.line(&places, 2.0, colour, dash);
-        places
-            .iter()
-            .for_each(|&place| draw_mark(&mut scene, mark, place, colour));
-    }
-    for (column, name) in report.columns.iter().enumerate() {
-        let (colour, mark, dash) = look(report, column);
-        let y = FRAME[2] + 16.0 + 26.0 * column as f32;
-        scene.line(&[(LEGEND, y), (LEGEND + 40.0, y)], 2.0, colour, dash);
-        draw_mark(&mut scene, mark, (LEGEND + 20.0, y), colour);
-        scene.text((LEGEND + 50.0, y + 5.0), 14.0, Anchor::Start, BLACK, name);
-    }
-    scene
-}
-
-fn look(report: &Report, column: usize) -> (Colour, Mark, Option<(f32, f32)>) {
-    match report.columns[column] {
-        MIN => (BLACK, Mark::Cross, Some((7.0, 4.0))),
-        _ => {
-            let (colour, mark) = LOOKS[column % LOOKS.len()];
-            (colour, mark, None)
-        }
-    }
-}
-
-/// Weights of the fullest rank by component, a bar for each number of slots.
-fn memory(report: &Report, placed: &Placed) -> Option<Scene> {
-    let (experts, weights) = (placed.experts.as_ref()?, report.weights.as_ref()?);
-    let dense = weights.dense.unwrap_or(0);
-    let whole = dense + experts.all;
-    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let (unit, unit_name) = units
-        .into_iter()
-        .find(|(unit, _)| whole >= *unit)
-        .unwrap_or((1, "byte"));
-    let mut scene = titled("Weights in memory, by slots", report, placed);
-    let up = Upwards::new(whole as f64 * 1.06 / unit as f64);
-    up.draw(&mut scene, &format!("weights of the fullest rank ({unit_name})"));
-    let saved = experts.saved(weights.dense);
-    let bars = report.slots.len() as f32;
-    let step = (FRAME[1] - FRAME[0]) / bars;
-    let half = (0.36 * step).min(32.0);
-    let mut labelled = f32::NEG_INFINITY;
-    for (bar, (slots, resident)) in report.slots.iter().zip(&experts.resident).enumerate() {
-        let x = FRAME[0] + step * (bar as f32 + 0.5);
-        let y = |bytes: u64| up.place(bytes as f64 / unit as f64);
-        let corners = |from: u64, to: u64| {
-            [
-                (x - half, y(from)),
-                (x + half, y(from)),
-                (x + half, y(to)),
-                (x - half, y(to)),
-            ]
-        };
-        let there = dense + resident;
-        if whole > there {
-            let edge = corners(there, whole);
-            scene.area(&edge, WHITE);
-            scene.line(&[edge[0], edge[3], edge[2], edge[1]], 1.2, GREY, Some((4.0, 3.0)));
-        }
-        scene.area(&corners(0, dense), DARK);
-        scene.area(&corners(dense, there), ORANGE);
-        let letters = (0.27 * step).min(12.0);
-        let text = format!("−{:.0} %", 100.0 * saved[bar]);
-        if letters >= 9.0 && whole > there {
-            scene.text((x, y(whole) - 6.0), letters, Anchor::Middle, BLACK, &text);
-        }
-        if x - labelled >= 24.0 {
-            scene.text((x, FRAME[3] + 20.0), 13.0, Anchor::Middle, BLACK, &slots.to_string());
-            labelled = x;
-        }
-    }
-    scene.text(
-        ((FRAME[0] + FRAME[1]) / 2.0, FRAME[3] + 48.0),
-        14.0,
-        Anchor::Middle,
-        BLACK,
-        "slots for each MoE layer of the rank",
-    );
-    frame(&mut scene);
-    let components = [
-        ("not in memory", None),
-        ("experts in slots", Some(ORANGE)),
-        ("dense weights", Some(DARK)),
-    ];
-    let components = components
-        .into_iter()
-        .filter(|(name, _)| dense > 0 || *name != "dense weights");
-    for (at, (name, colour)) in components.enumerate() {
-        let y = FRAME[2] + 16.0 + 26.0 * at as f32;
-        let edge = [
-            (LEGEND, y - 8.0),
-            (LEGEND + 24.0, y - 8.0),
-            (LEGEND + 24.0, y + 8.0),
-            (LEGEND, y + 8.0),
-        ];
-        match colour {
-            Some(colour) => scene.area(&edge, colour),
-            None => scene.line(
-                &[edge[0], edge[1], edge[2], edge[3], edge[0]],
-                1.2,
-                GREY,
-                Some((4.0, 3.0)),
-            ),
-        }
-        scene.text((LEGEND + 34.0, y + 5.0), 14.0, Anchor::Start, BLACK, name);
-    }
-    Some(scene)
-}
-
-fn titled(title: &str, report: &Report, placed: &Placed) -> Scene {
-    let mut scene = Scene::new(WIDTH, HEIGHT);
-    scene.text((FRAME[0], 34.0), 19.0, Anchor::Start, BLACK, title);
+/// Draws the memory of `experts`, or without them the misses.
+fn draw<B>(backend: B, report: &Report, placed: &Placed, experts: Option<&Experts>) -> Result<()>
+where
+    B: DrawingBackend,
+    B::ErrorType: 'static,
+{
+    let area = backend.into_drawing_area();
+    area.fill(&WHITE)?;
+    let title = if experts.is_none() {
+        "Experts loaded, by slots"
+    } else {
+        "Weights in memory, by slots"
+    };
+    text(&area, title, 76, (80, 80), HPos::Left)?;
     let rank_s = if report.ranks == 1 { "rank" } else { "ranks" };
     let under = format!(
         "{}: {} MoE layers of {} experts, top-{}, on {} {rank_s}; placement {}; pool of a {}",
@@ -216,131 +111,224 @@ fn titled(title: &str, report: &Report, placed: &Placed) -> Scene {
         placed.placement.name,
         report.pool
     );
-    scene.text((FRAME[0], 58.0), 13.0, Anchor::Start, DARK, &under);
-    scene
-}
-
-fn frame(scene: &mut Scene) {
-    let [left, right, top, bottom] = FRAME;
-    scene.line(&[(left, top), (left, bottom), (right, bottom)], 1.2, DARK, None);
-}
-
-/// The axis of values, from 0.
-struct Upwards {
-    end: f64,
-    step: f64,
-}
-
-impl Upwards {
-    /// Long enough for `most`, with steps of 1, 2 or 5 times a power of ten.
-    fn new(most: f64) -> Upwards {
-        let most = if most > 0.0 { most } else { 1.0 };
-        let ten = 10f64.powf((most / 5.0).log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|times| times * ten);
-        let step = step
-            .into_iter()
-            .find(|step| most / step <= 5.0 + 1e-9)
-            .unwrap_or(10.0 * ten);
-        Upwards {
-            end: step * (most / step - 1e-9).ceil(),
-            step,
-        }
+    text(&area, &under, 48, (80, 160), HPos::Left)?;
+    match experts {
+        None => misses(&area, report, placed)?,
+        Some(experts) => memory(&area, report, experts)?,
     }
-
-    fn place(&self, value: f64) -> f32 {
-        let [_, _, top, bottom] = FRAME;
-        bottom - (bottom - top) * (value / self.end) as f32
-    }
-
-    fn draw(&self, scene: &mut Scene, title: &str) {
-        let [left, right, top, bottom] = FRAME;
-        let decimals = (-self.step.log10().floor()).max(0.0) as usize;
-        for tick in 0..=(self.end / self.step).round() as usize {
-            let value = tick as f64 * self.step;
-            let y = self.place(value);
-            if tick > 0 {
-                scene.line(&[(left, y), (right, y)], 0.8, PALE, None);
-            }
-            scene.text(
-                (left - 10.0, y + 4.5),
-                13.0,
-                Anchor::End,
-                BLACK,
-                &format!("{value:.decimals$}"),
-            );
-        }
-        scene.text_upwards((30.0, (top + bottom) / 2.0), 14.0, BLACK, title);
-    }
+    Ok(area.present()?)
 }
 
-/// The axis of slots.
-struct Along {
-    places: Vec<f32>,
-    labels: Vec<String>,
-    powers: bool,
-}
-
-impl Along {
-    /// By their distance, or where that grows (1, 2, 4, 8) by their ratio.
-    fn new(slots: &[usize]) -> Along {
-        let gaps = || slots.windows(2).map(|pair| pair[1] - pair[0]);
-        let powers = gaps().max() > gaps().min().map(|gap| 3 * gap);
-        let value = |slots: usize| if powers { (slots as f64).log2() } else { slots as f64 };
-        let ends = slots.first().zip(slots.last());
-        let (first, last) = ends.map_or((0.0, 0.0), |(first, last)| (value(*first), value(*last)));
-        let [left, right, ..] = FRAME;
-        let place = |&slots: &usize| match last > first {
-            true => left + 24.0 + (right - left - 48.0) * ((value(slots) - first) / (last - first)) as f32,
-            false => (left + right) / 2.0,
+/// Share of the uses that had to be loaded, a line for each policy.
+fn misses<B>(area: &Area<B>, report: &Report, placed: &Placed) -> Result<()>
+where
+    B: DrawingBackend,
+    B::ErrorType: 'static,
+{
+    let (along, by_ratio) = along(&report.slots);
+    let shares = |column: usize| (0..along.len()).map(move |slots| 100.0 * placed.share(column, slots));
+    let most = (0..report.columns.len()).flat_map(shares).fold(0.0, f64::max);
+    let (first, last) = (along[0], along[along.len() - 1]);
+    let beside = ((last - first) / 32).max(1);
+    let chart = axes(
+        area,
+        (&report.slots, &along, [first - beside, last + beside]),
+        if most > 0.0 { 1.03 * most } else { 1.0 },
+        if by_ratio {
+            "slots for each MoE layer of a rank (by ratio)"
+        } else {
+            "slots for each MoE layer of a rank"
+        },
+        "experts loaded / experts used (%)",
+    )?;
+    // The minimum lies above all others, and what was named first above what comes later.
+    let min = report.columns.len() - 1;
+    for column in (0..min).rev().chain([min]) {
+        let name = report.columns[column];
+        let look = if name == MIN {
+            LOOK_OF_MIN
+        } else {
+            LOOKS[column % LOOKS.len()]
         };
-        Along {
-            places: slots.iter().map(place).collect(),
-            labels: slots.iter().map(usize::to_string).collect(),
-            powers,
-        }
+        let points = along.iter().zip(shares(column));
+        let points: Vec<Place> = points
+            .map(|(x, share)| chart.plotting_area().map_coordinate(&(*x, share)))
+            .collect();
+        line(area, points.clone(), &points, look, name == MIN)?;
+        let y = TOP + 60 + 96 * column as i32;
+        line(
+            area,
+            vec![(LEGEND, y), (LEGEND + 160, y)],
+            &[(LEGEND + 80, y)],
+            look,
+            name == MIN,
+        )?;
+        text(area, name, 56, (LEGEND + 200, y), HPos::Left)?;
     }
-
-    fn draw(&self, scene: &mut Scene) {
-        let [left, right, _, bottom] = FRAME;
-        let mut free = f32::NEG_INFINITY;
-        for (&x, label) in self.places.iter().zip(&self.labels) {
-            scene.line(&[(x, bottom), (x, bottom + 5.0)], 1.2, DARK, None);
-            if x >= free {
-                scene.text((x, bottom + 20.0), 13.0, Anchor::Middle, BLACK, label);
-                free = x + 12.0 + 8.0 * label.len() as f32;
-            }
-        }
-        let title = match self.powers {
-            true => "slots for each MoE layer of a rank (by ratio)",
-            false => "slots for each MoE layer of a rank",
-        };
-        scene.text(
-            ((left + right) / 2.0, bottom + 48.0),
-            14.0,
-            Anchor::Middle,
-            BLACK,
-            title,
-        );
-    }
+    Ok(())
 }
 
-fn draw_mark(scene: &mut Scene, mark: Mark, (x, y): Place, colour: Colour) {
-    let at = |corners: &[Place]| -> Vec<Place> { corners.iter().map(|(dx, dy)| (x + dx, y + dy)).collect() };
-    match mark {
-        Mark::Disc => scene.area(&disc((x, y), 5.0), colour),
-        Mark::Ring => {
-            scene.area(&disc((x, y), 5.2), colour);
-            scene.area(&disc((x, y), 3.0), WHITE);
+/// Weights of the fullest rank by component, a bar for each number of slots.
+fn memory<B>(area: &Area<B>, report: &Report, experts: &Experts) -> Result<()>
+where
+    B: DrawingBackend,
+    B::ErrorType: 'static,
+{
+    let dense = report.weights.as_ref().and_then(|weights| weights.dense);
+    let saved = experts.saved(dense);
+    let dense = dense.unwrap_or(0);
+    let whole = dense + experts.all;
+    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let (unit, unit_name) = units
+        .into_iter()
+        .find(|(unit, _)| whole >= *unit)
+        .unwrap_or((1, "bytes"));
+    let bars = report.slots.len() as i32;
+    let middles: Vec<i32> = (0..bars).map(|bar| 100 * bar + 50).collect();
+    let chart = axes(
+        area,
+        (&report.slots, &middles, [0, 100 * bars]),
+        1.03 * whole as f64 / unit as f64,
+        "slots for each MoE layer of the rank",
+        &format!("weights of the fullest rank ({unit_name})"),
+    )?;
+    let place = |x: i32, bytes: u64| chart.plotting_area().map_coordinate(&(x, bytes as f64 / unit as f64));
+    let components = [
+        ("not in memory", PALE),
+        ("experts in slots", ORANGE),
+        ("dense weights", DARK),
+    ];
+    for ((resident, saved), middle) in experts.resident.iter().zip(saved).zip(middles) {
+        let there = dense + resident;
+        let parts = [(there, whole), (dense, there), (0, dense)];
+        for ((_, colour), (from, to)) in components.iter().zip(parts).filter(|(_, (from, to))| from < to) {
+            let corners = [place(middle - 36, to), place(middle + 36, from)];
+            area.draw(&Rectangle::new(corners, colour.filled()))?;
         }
-        Mark::Square => scene.area(&at(&[(-4.4, -4.4), (4.4, -4.4), (4.4, 4.4), (-4.4, 4.4)]), colour),
-        Mark::Diamond => scene.area(&at(&[(0.0, -6.2), (5.4, 0.0), (0.0, 6.2), (-5.4, 0.0)]), colour),
-        Mark::Up => scene.area(&at(&[(0.0, -6.0), (5.6, 4.2), (-5.6, 4.2)]), colour),
-        Mark::Down => scene.area(&at(&[(0.0, 6.0), (5.6, -4.2), (-5.6, -4.2)]), colour),
-        Mark::Cross => {
-            scene.line(&at(&[(-4.5, -4.5), (4.5, 4.5)]), 2.0, colour, None);
-            scene.line(&at(&[(-4.5, 4.5), (4.5, -4.5)]), 2.0, colour, None);
+        if there < whole && bars <= 20 {
+            let (x, y) = place(middle, whole);
+            text(
+                area,
+                &format!("{:.0} %", 100.0 * saved),
+                48.min(560 / bars),
+                (x, y + 32),
+                HPos::Center,
+            )?;
         }
     }
+    for (at, (name, colour)) in components.iter().enumerate().filter(|(at, _)| *at < 2 || dense > 0) {
+        let y = TOP + 60 + 96 * at as i32;
+        area.draw(&Rectangle::new(
+            [(LEGEND, y - 30), (LEGEND + 90, y + 30)],
+            colour.filled(),
+        ))?;
+        text(area, name, 56, (LEGEND + 120, y), HPos::Left)?;
+    }
+    Ok(())
+}
+
+/// Where numbers of slots lie, in thousandths, and whether by their ratio: where their distance grows (1, 2, 4, 8).
+fn along(slots: &[usize]) -> (Vec<i32>, bool) {
+    let gaps = || slots.windows(2).map(|pair| pair[1] - pair[0]);
+    let by_ratio = gaps().max() > gaps().min().map(|gap| 3 * gap);
+    let value = |slots: usize| if by_ratio { (slots as f64).log2() } else { slots as f64 };
+    let place = |&slots: &usize| (1e3 * value(slots)).round() as i32;
+    (slots.iter().map(place).collect(), by_ratio)
+}
+
+/// Those places that leave room for a number below each.
+fn apart(places: &[i32], [left, right]: [i32; 2]) -> Vec<i32> {
+    let mut ticks: Vec<i32> = Vec::new();
+    for &place in places {
+        if ticks.last().is_none_or(|last| place - last >= (right - left) / 22) {
+            ticks.push(place);
+        }
+    }
+    ticks
+}
+
+/// Numbers of slots at their places, and values from 0 to `most`.
+fn axes<'a, B>(
+    area: &Area<B>,
+    (slots, places, ends): (&[usize], &[i32], [i32; 2]),
+    most: f64,
+    x_title: &str,
+    y_title: &str,
+) -> Result<Chart<'a, B>>
+where
+    B: DrawingBackend + 'a,
+    B::ErrorType: 'static,
+{
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(TOP)
+        .margin_left(60)
+        .margin_bottom(40)
+        .margin_right(SIZE.0 as i32 - LEGEND + 80)
+        .x_label_area_size(180)
+        .y_label_area_size(260)
+        .build_cartesian_2d((ends[0]..ends[1]).with_key_points(apart(places, ends)), 0.0..most)?;
+    let slots_at = |x: &i32| {
+        places
+            .iter()
+            .position(|place| place == x)
+            .map(|at| slots[at].to_string())
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(PALE.stroke_width(4))
+        .axis_style(DARK.stroke_width(4))
+        .set_all_tick_mark_size(14)
+        .y_labels(6)
+        .y_label_offset(LOWER * 52 / 100)
+        .x_label_formatter(&|x| slots_at(x).unwrap_or_default())
+        .y_label_formatter(&|y| format!("{}", (y * 1e6).round() / 1e6))
+        .label_style((FAMILY, 52))
+        .axis_desc_style((FAMILY, 56))
+        .x_desc(x_title)
+        .y_desc(y_title)
+        .draw()?;
+    Ok(chart)
+}
+
+/// A line through places, and marks.
+fn line<B>(area: &Area<B>, points: Vec<Place>, marks: &[Place], look: Look, dashed: bool) -> Result<()>
+where
+    B: DrawingBackend,
+    B::ErrorType: 'static,
+{
+    let (colour, radii, times, first) = look;
+    let stroke = colour.stroke_width(8);
+    match dashed {
+        true => area.draw(&DashedPathElement::new(points.into_iter(), 28, 18, stroke))?,
+        false => area.draw(&PathElement::new(points, stroke))?,
+    }
+    for (x, y) in marks {
+        let corner = |corner: usize| {
+            let turn = TAU * (first + corner as f64 / (2 * times) as f64);
+            let along = |part: f64| (radii[corner % 2] * part).round() as i32;
+            (x + along(turn.cos()), y + along(turn.sin()))
+        };
+        area.draw(&Polygon::new(
+            (0..2 * times).map(corner).collect::<Vec<Place>>(),
+            colour,
+        ))?;
+    }
+    Ok(())
+}
+
+/// Hundredths of a text's size that its middle is below where plotters lays it: between what suits SVG and what pixels.
+const LOWER: i32 = 12;
+
+/// A text whose middle is as high as its place.
+fn text<B>(area: &Area<B>, text: &str, size: i32, (x, y): Place, anchor: HPos) -> Result<()>
+where
+    B: DrawingBackend,
+    B::ErrorType: 'static,
+{
+    let style = (FAMILY, size).into_text_style(area).pos(Pos::new(anchor, VPos::Center));
+    Ok(area.draw_text(text, &style, (x, y + LOWER * size / 100))?)
 }
 
 #[cfg(test)]
@@ -348,39 +336,61 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_of_an_axis_are_round_and_few() {
-        for (most, end, step) in [
-            (100.0, 100.0, 20.0),
-            (93.0, 100.0, 20.0),
-            (41.0, 50.0, 10.0),
-            (7.3, 8.0, 2.0),
-            (0.3, 0.3, 0.1),
-            (120.0, 150.0, 50.0),
-            (0.0, 1.0, 0.2),
-        ] {
-            let axis = Upwards::new(most);
-            assert!(
-                (axis.end - end).abs() < 1e-9 && (axis.step - step).abs() < 1e-9,
-                "{most}: {} {}",
-                axis.end,
-                axis.step
-            );
-        }
-    }
-
-    #[test]
     fn numbers_that_double_lie_evenly() {
         let even = |slots: &[usize]| {
-            let along = Along::new(slots);
-            let gaps: Vec<f32> = along.places.windows(2).map(|pair| pair[1] - pair[0]).collect();
-            (
-                along.powers,
-                gaps.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 0.01),
-            )
+            let (places, by_ratio) = along(slots);
+            let gaps: Vec<i32> = places.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            (by_ratio, gaps.windows(2).all(|pair| pair[0] == pair[1]))
         };
         assert_eq!(even(&[1, 2, 3, 4, 5]), (false, true));
         assert_eq!(even(&[1, 2, 4, 8, 16]), (true, true));
         assert_eq!(even(&[1, 2, 4]), (false, false));
-        assert_eq!(Along::new(&[3]).places.len(), 1);
+        assert_eq!(along(&[3]).0.len(), 1);
+    }
+
+    #[test]
+    fn numbers_below_an_axis_leave_room() {
+        let (few, _) = along(&[1, 2, 3, 4]);
+        assert_eq!(apart(&few, [900, 4100]), few);
+        let many: Vec<i32> = (0..100).collect();
+        assert_eq!(apart(&many, [0, 100])[..4], [0, 4, 8, 12]);
+        assert_eq!(apart(&[0, 10, 40, 44, 50], [0, 220]), [0, 10, 40, 50]);
+    }
+
+    /// Columns and rows that a text of 52 reaches, drawn at 100, 50.
+    fn inked(letters: &str, anchor: HPos) -> ([i32; 2], [i32; 2]) {
+        assert!(register_font(FAMILY, FontStyle::Normal, FONT).is_ok());
+        let mut pixels = RgbImage::new(200, 100);
+        let area = BitMapBackend::with_buffer(&mut pixels, (200, 100)).into_drawing_area();
+        area.fill(&WHITE).unwrap();
+        text(&area, letters, 52, (100, 50), anchor).unwrap();
+        area.present().unwrap();
+        drop(area);
+        let dark = pixels.enumerate_pixels().filter(|(_, _, pixel)| pixel.0[0] < 128);
+        let places: Vec<Place> = dark.map(|(x, y, _)| (x as i32, y as i32)).collect();
+        assert!(!places.is_empty(), "the font has no {letters}");
+        let ends = |of: fn(&Place) -> i32| {
+            [
+                places.iter().map(of).min().unwrap(),
+                places.iter().map(of).max().unwrap(),
+            ]
+        };
+        (ends(|place| place.0), ends(|place| place.1))
+    }
+
+    #[test]
+    fn texts_lie_at_their_place() {
+        let (columns, rows) = inked("HH", HPos::Center);
+        assert!((columns[0] + columns[1] - 200).abs() < 12, "{columns:?}");
+        assert!((rows[0] + rows[1] - 100).abs() < 12, "{rows:?}");
+        let (columns, _) = inked("HH", HPos::Left);
+        assert!((100..108).contains(&columns[0]) && columns[1] > 150, "{columns:?}");
+    }
+
+    #[test]
+    fn the_font_has_every_letter_of_western_europe() {
+        for letter in ('!'..='~').chain('À'..='ÿ').chain(['–', '…']) {
+            inked(&letter.to_string(), HPos::Center);
+        }
     }
 }
