@@ -2,7 +2,7 @@
 //! says so and goes on where it was once that is mended.
 
 use super::found::found;
-use super::job::{Bench, Start, GENERATE, SCORE, TRANSLATE};
+use super::job::{kill, Bench, Start, GENERATE, SCORE, TRANSLATE};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -124,14 +124,19 @@ fn a_checkpoint_that_changes_under_the_job_ends_it_until_it_is_mended() {
     ];
     for (i, (name, damage, says)) in damages.into_iter().enumerate() {
         let out = format!("out-{i}.h5");
-        let more = format!("{FEW} --activation-memory 100K -m {}", model.display());
+        let whole = format!("-m {}", model.display());
+        let more = format!("{FEW} --activation-memory 1M -m {}", model.display());
         let start = Start {
             ranks: 2,
             ..Start::default()
         };
         let mut job = bench.start(&start, &out, &more);
         assert!(job.until(|_| bench.kept(&out) > 0), "{name}: over too early");
+        // Nobody may look while it is half done.
+        let ranks = job.ranks();
+        kill("STOP", ranks.iter().copied());
         damage();
+        kill("CONT", ranks);
         let ended = job.wait();
         let what = format!("{name}: {}", ended.stderr);
         match says {
@@ -152,7 +157,7 @@ fn a_checkpoint_that_changes_under_the_job_ends_it_until_it_is_mended() {
         fs::write(&file, &sound).expect("mended");
         match says {
             None => bench.same(&out, &plain),
-            Some(_) => bench.resume(1 + i, &out, &more, &plain),
+            Some(_) => bench.resume(1 + i, &out, if i == 0 { &more } else { &whole }, &plain),
         }
     }
 }
