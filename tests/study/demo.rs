@@ -16,19 +16,65 @@ fn translated() -> Option<Place> {
         eprintln!("skipped: mpirun is not there");
         return None;
     }
+    Some(run(2, 24, 64))
+}
+
+/// Translates bundled sentences, over and over, so many in all.
+fn run(ranks: usize, lines: usize, batch_tokens: usize) -> Place {
     let place = Place::new();
     let text = fs::read_to_string(bundled("demo/demo.eng")).unwrap();
-    let lines: Vec<&str> = text.lines().take(24).collect();
+    let lines: Vec<&str> = text.lines().cycle().take(lines).collect();
     place.write("in.txt", &(lines.join("\n") + "\n"));
     let line = format!(
-        "--oversubscribe --bind-to none -n 2 {} translate in.txt --model {} --source eng_Latn --target fra_Latn --output run.h5 \
-         --routing counts --threads 1 --batch-tokens 64",
+        "--oversubscribe --bind-to none -n {ranks} {} translate in.txt --model {} --source eng_Latn --target fra_Latn,deu_Latn \
+         --output run.h5 --routing counts --threads 1 --batch-tokens {batch_tokens}",
         env!("CARGO_BIN_EXE_sluice"),
         bundled("en-fr-de").display()
     );
     let output = place.command("mpirun", &line);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(place)
+    place
+}
+
+#[test]
+fn lookahead_loads_no_more_than_other_policies_and_little_more_than_the_minimum() {
+    if translated().is_none() {
+        return;
+    }
+    for ranks in [2, 4] {
+        let place = run(ranks, 480, 1024);
+        for (pool, prefetch) in [("rank", "off"), ("rank", "trace"), ("layer", "off")] {
+            let page = place.json(&format!(
+                "--trace run.h5 -o s.h5 --overwrite --slots 1..{} --pool {pool} --prefetch {prefetch}",
+                16 / ranks - 1
+            ));
+            let found = &page["placements"][0];
+            let accesses = found["accesses"].as_f64().unwrap();
+            let loads: Vec<Vec<f64>> = (found["policies"].as_array().unwrap().iter())
+                .map(|policy| serde_json::from_value(policy["loads"].clone()).unwrap())
+                .collect();
+            assert_eq!(page["policies"][0], "lookahead");
+            let (ours, least) = (&loads[0], loads.last().unwrap());
+            for (i, (&ours, &least)) in ours.iter().zip(least).enumerate() {
+                let case = format!(
+                    "{ranks} ranks, pool {pool}, prefetch {prefetch}, {} slots: {ours}, {least}",
+                    i + 1
+                );
+                let most = if least / accesses > 0.3 {
+                    1.05 * least
+                } else {
+                    least + 0.03 * accesses
+                };
+                assert!(ours <= most, "{case}");
+                // What is no more than chance in a short trace is let pass: a load or two of each rank.
+                let others = loads[1..loads.len() - 1]
+                    .iter()
+                    .map(|loads| loads[i])
+                    .fold(f64::MAX, f64::min);
+                assert!(ours <= others + 2.0 * ranks as f64, "{case}, another policy {others}");
+            }
+        }
+    }
 }
 
 #[test]

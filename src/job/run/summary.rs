@@ -319,11 +319,12 @@ pub fn print(
     line("time", shares.join(", "));
     if let Some(r) = ranks.iter().max_by_key(|r| r.peak_memory) {
         let (peak, weights, held) = (size(r.peak_memory), size(r.weights), size(r.held));
-        let what = task.held();
+        let slots = r.buffer.as_ref().map(|b| format!("experts {}, ", size(b.bytes)));
+        let (slots, what) = (slots.unwrap_or_default(), task.held());
         line(
             "memory",
             format!(
-                "{peak} at most, on rank {} (weights {weights}, {what} up to {held})",
+                "{peak} at most, on rank {} (weights {weights}, {slots}{what} up to {held})",
                 r.rank
             ),
         );
