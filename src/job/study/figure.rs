@@ -87,11 +87,12 @@ fn save(report: &Report, placed: &Placed, experts: Option<&Experts>, path: &Path
 }
 
 /// Draws the memory of `experts`, or without them the misses.
-fn draw<B>(backend: B, report: &Report, placed: &Placed, experts: Option<&Experts>) -> Result<()>
-where
-    B: DrawingBackend,
-    B::ErrorType: 'static,
-{
+fn draw<B: DrawingBackend<ErrorType: 'static>>(
+    backend: B,
+    report: &Report,
+    placed: &Placed,
+    experts: Option<&Experts>,
+) -> Result<()> {
     let area = backend.into_drawing_area();
     area.fill(&WHITE)?;
     let title = if experts.is_none() {
@@ -120,11 +121,7 @@ where
 }
 
 /// Share of the uses that had to be loaded, a line for each policy.
-fn misses<B>(area: &Area<B>, report: &Report, placed: &Placed) -> Result<()>
-where
-    B: DrawingBackend,
-    B::ErrorType: 'static,
-{
+fn misses<B: DrawingBackend<ErrorType: 'static>>(area: &Area<B>, report: &Report, placed: &Placed) -> Result<()> {
     let (along, by_ratio) = along(&report.slots);
     let shares = |column: usize| (0..along.len()).map(move |slots| 100.0 * placed.share(column, slots));
     let most = (0..report.columns.len()).flat_map(shares).fold(0.0, f64::max);
@@ -169,11 +166,7 @@ where
 }
 
 /// Weights of the fullest rank by component, a bar for each number of slots.
-fn memory<B>(area: &Area<B>, report: &Report, experts: &Experts) -> Result<()>
-where
-    B: DrawingBackend,
-    B::ErrorType: 'static,
-{
+fn memory<B: DrawingBackend<ErrorType: 'static>>(area: &Area<B>, report: &Report, experts: &Experts) -> Result<()> {
     let dense = report.weights.as_ref().and_then(|weights| weights.dense);
     let saved = experts.saved(dense);
     let dense = dense.unwrap_or(0);
@@ -248,17 +241,13 @@ fn apart(places: &[i32], [left, right]: [i32; 2]) -> Vec<i32> {
 }
 
 /// Numbers of slots at their places, and values from 0 to `most`.
-fn axes<'a, B>(
+fn axes<'a, B: DrawingBackend<ErrorType: 'static> + 'a>(
     area: &Area<B>,
     (slots, places, ends): (&[usize], &[i32], [i32; 2]),
     most: f64,
     x_title: &str,
     y_title: &str,
-) -> Result<Chart<'a, B>>
-where
-    B: DrawingBackend + 'a,
-    B::ErrorType: 'static,
-{
+) -> Result<Chart<'a, B>> {
     let mut chart = ChartBuilder::on(area)
         .margin_top(TOP)
         .margin_left(60)
@@ -293,15 +282,17 @@ where
 }
 
 /// A line through places, and marks.
-fn line<B>(area: &Area<B>, points: Vec<Place>, marks: &[Place], look: Look, dashed: bool) -> Result<()>
-where
-    B: DrawingBackend,
-    B::ErrorType: 'static,
-{
+fn line<B: DrawingBackend<ErrorType: 'static>>(
+    area: &Area<B>,
+    points: Vec<Place>,
+    marks: &[Place],
+    look: Look,
+    dashed: bool,
+) -> Result<()> {
     let (colour, radii, times, first) = look;
     let stroke = colour.stroke_width(8);
     match dashed {
-        true => area.draw(&DashedPathElement::new(points.into_iter(), 28, 18, stroke))?,
+        true => area.draw(&DashedPathElement::new(points, 28, 18, stroke))?,
         false => area.draw(&PathElement::new(points, stroke))?,
     }
     for (x, y) in marks {
@@ -322,11 +313,13 @@ where
 const LOWER: i32 = 12;
 
 /// A text whose middle is as high as its place.
-fn text<B>(area: &Area<B>, text: &str, size: i32, (x, y): Place, anchor: HPos) -> Result<()>
-where
-    B: DrawingBackend,
-    B::ErrorType: 'static,
-{
+fn text<B: DrawingBackend<ErrorType: 'static>>(
+    area: &Area<B>,
+    text: &str,
+    size: i32,
+    (x, y): Place,
+    anchor: HPos,
+) -> Result<()> {
     let style = (FAMILY, size).into_text_style(area).pos(Pos::new(anchor, VPos::Center));
     Ok(area.draw_text(text, &style, (x, y + LOWER * size / 100))?)
 }
