@@ -193,15 +193,26 @@ fn every_visit_can_be_carried_out() {
                 assert!(residency.slots() <= slots.max(scope.least(&trace.shelf)));
                 let (mut twin, mut visit) = (Slots::new(residency.slots()), Visit::default());
                 let (mut accesses, mut loads, mut early) = (0, 0, 0);
+                residency.fill(&mut visit);
+                assert!(visit.uses.is_empty() && visit.ahead.iter().all(|load| load.after.is_none()));
+                assert_eq!(visit.ahead.len(), residency.slots().min(all), "{eviction:?} {scope:?}");
+                twin.follow(0, &[], &visit);
                 for (i, (pass, layer, rows)) in trace.visits.iter().enumerate() {
+                    let early_ones = std::mem::take(&mut visit.ahead);
                     residency.visit(*pass, *layer, rows, &mut visit);
                     assert!(visit.ahead.is_empty());
+                    if eviction == Eviction::Lookahead {
+                        // No expert is loaded twice for a visit.
+                        let loaded = visit.uses.iter().filter_map(|u| u.load);
+                        let mut loaded = loaded.map(|load| (load.layer, load.expert));
+                        assert!(!loaded.any(|one| early_ones.iter().any(|e| (e.layer, e.expert) == one)));
+                    }
                     if ahead {
                         // What comes is known, guessed or guessed wrong.
                         let told = trace.visits.get(i + 1).filter(|_| i % 3 > 0);
                         let next = told.map_or(residency.next(*pass, *layer), |v| (v.0, v.1));
                         let rows = told.filter(|_| i % 3 > 1).map(|v| &v.2[..]);
-                        residency.ahead(next, rows, false, &mut visit);
+                        residency.ahead(next, rows, i.is_multiple_of(2), &mut visit);
                         assert!(visit.ahead.iter().all(|load| load.layer as usize == next.1));
                     }
                     twin.follow(*layer, rows, &visit);
