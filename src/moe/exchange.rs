@@ -224,14 +224,10 @@ mod tests {
                     told[rank][first + assignment.expert as usize] += 1;
                 }
             }
-            for e in 0..experts {
+            for (e, owner) in owners.rank.iter().enumerate() {
                 let chosen = routes.iter().flat_map(|r| &r.experts).filter(|&&c| c as usize == e);
-                let owner = owners.rank[e] as usize;
-                assert_eq!(
-                    told[owner][e] as usize,
-                    chosen.count(),
-                    "expert {e} of {experts}, {ranks} ranks"
-                );
+                let told = told[*owner as usize][e] as usize;
+                assert_eq!(told, chosen.count(), "expert {e} of {experts}, {ranks} ranks");
             }
         }
     }
