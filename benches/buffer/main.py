@@ -3,7 +3,7 @@
 A round runs every contender once, each in a process of its own, in an order that goes round; a ratio is that of two speeds of the same
 round. Loading is counted on no side. The checkpoint has 64 experts a layer, few of which get most tokens. Translation: 512 sentences,
 about 256 in flight, exactly 32 tokens each. Scoring: pairs, all resident in its own portions of 2,048 tokens, buffered in sweeps of
-8,192. What is not in memory comes
+4,096. What is not in memory comes
 
   file        from a file of packed experts, past the system's cache (O_DIRECT)
   checkpoint  from the checkpoint, converted each time, through the system's cache

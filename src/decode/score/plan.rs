@@ -7,7 +7,7 @@ use super::PORTIONS;
 pub const PORTION: usize = 2048;
 
 /// The same where experts come from below, once for each portion.
-pub const PORTION_BUFFERED: usize = 8192;
+pub const PORTION_BUFFERED: usize = 4096;
 
 /// Bytes that a token takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
