@@ -5,7 +5,6 @@ mod alike;
 mod buffer;
 mod desk;
 mod feed;
-#[allow(dead_code)] // Until the slots read from it.
 mod packing;
 mod plan;
 mod rank;
@@ -208,7 +207,13 @@ impl<T: Task> Started<'_, T> {
         let loading = Instant::now();
         let loaded = fail_point("load").and_then(|()| self.load(comm.as_ref()));
         let mut net = agree(world, loaded)?;
-        let buffer = buffer::of(&args.buffer, &self.task.setup().opened, world, comm.as_ref())?;
+        let buffer = buffer::of(
+            &args.buffer,
+            &self.task.setup().opened,
+            self.threads,
+            world,
+            comm.as_ref(),
+        )?;
         let keep = args.routing.is_some();
         let (layers, experts) = (net.shape().moe_layers(), net.shape().experts);
         let mut ctx = Context::new(&device, comm.as_ref(), layers, experts, keep);
@@ -216,8 +221,9 @@ impl<T: Task> Started<'_, T> {
         ctx.meter.since(loading, Phase::Load);
         // Its slots are full; what reading takes comes and goes.
         let held_back = buffer.as_ref().map_or(0, Buffer::staging);
+        let lacks = buffer.as_ref().is_some_and(|buffer| buffer.held().0 < buffer.experts());
         ctx.buffer = buffer;
-        let place = self.place(held_back);
+        let place = self.place(held_back, lacks);
         let Planned {
             work: mut batch,
             held,
@@ -282,9 +288,9 @@ impl<T: Task> Started<'_, T> {
         Ok((self.all_ended(end), summary::gather(world, &ctx, &run)?))
     }
 
-    /// Where the running batch is to find room beside `held_back` bytes; but for who speaks, the same on every rank
+    /// Where the running batch is to find room beside `held_back` bytes, when it `lacks` experts; but for who speaks, the same on every rank
     /// (collective).
-    fn place(&self, held_back: u64) -> Place {
+    fn place(&self, held_back: u64, lacks: bool) -> Place {
         let room = memory::machine().map_or(u64::MAX, |m| m.room(memory::now(), self.neighbours as u64));
         let shape = self.task.setup().opened.architecture.shape();
         let (rows, bytes) = self
@@ -295,8 +301,9 @@ impl<T: Task> Started<'_, T> {
         Place {
             room: least(self.world, room.saturating_sub(shape.scratch_bytes() + held_back)),
             ranks: self.world.size() / self.groups,
+            // Ranks may have different budgets, but read in portions of one size.
+            buffered: least(self.world, u64::from(!lacks)) == 0,
             // About four bytes a token.
-            buffered: self.task.run().buffer.budget().is_some(),
             mean_tokens: (bytes / rows.max(1) / 4) as usize,
             speaks: self.world.rank() == 0,
         }

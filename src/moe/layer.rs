@@ -7,6 +7,7 @@ use super::Context;
 use crate::comm::crash::fail_point;
 use crate::device::{Cpu, Dtype, Epilogue, Group, Linear};
 use crate::metrics::meter::Phase;
+use anyhow::anyhow;
 use std::sync::Arc;
 
 /// A feed-forward expert: `down(relu(up(x)))` or `down(act(gate(x)) * up(x))`, as its layer has it.
@@ -171,7 +172,9 @@ impl MoeLayer {
     /// Guesses, for a buffer that wants it, what the next layer will need: what its gate chooses on this layer's input.
     fn expect(&self, ctx: &mut Context, b: &mut MoeBuffers, normed: &[f32]) {
         b.expected.clear();
+        // With several ranks this one's tokens are a part of what its experts will have, perhaps none.
         let asked = ctx.buffer.as_ref().is_some_and(|buffer| buffer.asks_gates());
+        let asked = asked && ctx.comm.size() == 1 && !normed.is_empty();
         let (Some((router, rule)), true, None) = (&self.next, asked, &ctx.failure) else {
             return;
         };
@@ -180,13 +183,8 @@ impl MoeLayer {
         ctx.device.linear(normed, router, Epilogue::Store, logits);
         // A guess that fails is none: the layer itself will say what is wrong.
         if rule.route(ctx.device, logits, router.outputs(), &mut b.guess).is_ok() {
-            let me = ctx.comm.rank();
             b.expected.resize(self.experts.count(), 0);
-            for &e in &b.guess.experts {
-                if self.owners.rank[e as usize] as usize == me {
-                    b.expected[self.owners.local[e as usize] as usize] += 1;
-                }
-            }
+            b.guess.experts.iter().for_each(|&e| b.expected[e as usize] += 1);
         }
         ctx.meter.lap(Phase::Gate);
     }
@@ -219,6 +217,8 @@ impl MoeLayer {
                     ..
                 } = ctx
                 else {
+                    let error = anyhow!("{}: its experts are in a buffer, and there is none", self.name);
+                    ctx.failure.get_or_insert(error);
                     return;
                 };
                 // Rows of no expert that runs are left as they are.

@@ -93,13 +93,9 @@ impl Layout {
         self.lines() * size_of::<Line>()
     }
 
-    /// Whether panels have columns or steps that no weight fills.
+    /// Whether panels have columns that no weight fills.
     fn padded(&self) -> bool {
-        let (width, step) = (
-            if self.gated { VECTOR } else { PANEL },
-            self.inputs.div_ceil(self.steps()),
-        );
-        !self.outputs.is_multiple_of(width) || !self.inputs.is_multiple_of(step)
+        !self.outputs.is_multiple_of(if self.gated { VECTOR } else { PANEL })
     }
 }
 

@@ -52,6 +52,10 @@ fn told(task: &impl Task) -> Result<Map<String, Value>> {
         let shared = options.iter().filter(|(name, _)| !OWN.contains(&name.as_str()));
         let given = shared.filter(|(_, value)| !value.is_null());
         told.extend(given.map(|(name, value)| (name.clone(), value.clone())));
+        // A folder of a rank's own, but all have one or none: the file in it is made together.
+        if options.get("cache_dir").is_some_and(|dir| !dir.is_null()) {
+            told.insert("cache_dir".into(), "given".into());
+        }
     }
     Ok(told)
 }

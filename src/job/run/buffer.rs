@@ -10,7 +10,7 @@ use crate::model::packed::{self, PackedExperts};
 use crate::moe::buffer::link::Link;
 use crate::moe::buffer::pool::{Buffer, Plan};
 use crate::moe::buffer::residency::{self, Shelf};
-use crate::moe::buffer::source::{expert_bytes, ExpertSource};
+use crate::moe::buffer::source::{slot_bytes, ExpertSource};
 use crate::moe::dispatch::Owners;
 use anyhow::{bail, ensure, Result};
 use std::ops::Range;
@@ -124,11 +124,11 @@ fn planned(args: &BufferArgs, opened: &Opened, ranks: usize, rank: usize) -> Res
         pin: args.pin.map_or(0, |pin| pin.hot),
         readers: 1,
     };
-    let slot = (0..layers).map(|l| expert_bytes(source.layouts(l))).max().unwrap_or(0) as u64;
+    let slot = slot_bytes(source.as_ref(), layers);
     let direct = args.simulate_link.is_some() || args.cache_dir.is_some();
     let needs = Needs {
         experts: own.len() * layers,
-        layers,
+        layers: if own.is_empty() { 0 } else { layers },
         slot,
         staging: if direct {
             0
@@ -151,7 +151,13 @@ fn planned(args: &BufferArgs, opened: &Opened, ranks: usize, rank: usize) -> Res
 ///
 /// # Errors
 /// When the budget does not do, or memory, threads or the experts of a simulated link cannot be had.
-pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm) -> Result<Option<Buffer>> {
+pub fn of(
+    args: &BufferArgs,
+    opened: &Opened,
+    threads: usize,
+    world: &dyn Comm,
+    comm: &dyn Comm,
+) -> Result<Option<Buffer>> {
     let Some(Planned {
         plan,
         shelf,
@@ -173,12 +179,14 @@ pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm)
             size(needs.staging)
         );
     }
+    // Before the work there is nothing else for the threads to do.
+    let all = opened.architecture.experts(&opened.checkpoint, opened.dtype, threads);
     let source: Arc<dyn ExpertSource> = match (args.simulate_link, &args.cache_dir) {
         (Some(bytes_per_second), _) => {
-            let link = Link::new(source, shelf.experts.len(), own.clone(), bytes_per_second);
+            let link = Link::new(all, shelf.experts.len(), own.clone(), bytes_per_second);
             Arc::new(agree(world, link)?)
         }
-        (None, Some(dir)) => Arc::new(packed(dir, opened, source, world)?),
+        (None, Some(dir)) => Arc::new(in_file(dir, opened, all, world)?),
         (None, None) => source,
     };
     let mut buffer = agree(world, Buffer::new(plan, shelf, own.start, source))?;
@@ -187,7 +195,7 @@ pub fn of(args: &BufferArgs, opened: &Opened, world: &dyn Comm, comm: &dyn Comm)
 }
 
 /// The experts as a file in `dir`, which is made where it isn't (collective).
-fn packed(dir: &Path, opened: &Opened, source: Arc<dyn ExpertSource>, world: &dyn Comm) -> Result<PackedExperts> {
+fn in_file(dir: &Path, opened: &Opened, source: Arc<dyn ExpertSource>, world: &dyn Comm) -> Result<PackedExperts> {
     let shape = opened.architecture.shape();
     let (sha256, dtype) = (agree(world, opened.checkpoint.sha256())?, dtype_name(opened.dtype));
     let lengths = packed::lengths(source.as_ref(), shape.moe_layers(), shape.experts);
@@ -206,6 +214,13 @@ fn packed(dir: &Path, opened: &Opened, source: Arc<dyn ExpertSource>, world: &dy
             }
         },
     )?;
+    if !file.is_direct() && world.rank() == 0 {
+        log::warn!(
+            "--cache-dir {}: this file system takes no reads past the system's cache, which will hold experts beside those that \
+             the budget allows",
+            dir.display()
+        );
+    }
     Ok(PackedExperts::new(file, source, shape.experts))
 }
 

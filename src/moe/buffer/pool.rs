@@ -1,8 +1,8 @@
 //! The slots at work: what [`residency`](super::residency) plans is loaded and run.
 
 use super::fetch::{Fetched, Fetcher, Job};
-use super::residency::{Eviction, Load, Pass, Prefetch, Residency, Scope, Shelf, Visit};
-use super::source::{expert_bytes, ExpertSource};
+use super::residency::{Eviction, Load, Pass, Prefetch, Residency, Scope, Shelf, Use, Visit};
+use super::source::{slot_bytes, ExpertSource};
 use crate::device::Linear;
 use crate::metrics::meter::{Meter, Phase};
 use crate::moe::layer::Expert;
@@ -16,7 +16,7 @@ use std::time::Instant;
 const WAVE: usize = 4;
 
 /// Part of the time that is spent waiting from which on more is fetched ahead.
-const EAGER: f64 = 0.05;
+const WAITING: f64 = 0.05;
 
 /// How a rank keeps its experts.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +135,12 @@ enum Turn {
     Over,
 }
 
+/// Whether a visit needs what a load brings.
+fn wanted(visit: &Visit, load: &Load) -> bool {
+    let of = |u: &Use| (u.slot, u.generation) == (load.slot, load.generation);
+    visit.uses.iter().any(of)
+}
+
 impl Buffer {
     /// Slots for some of the experts `first..` of a rank, read from `source`.
     ///
@@ -206,9 +212,8 @@ impl Buffer {
 
     /// Experts that it holds at most, and bytes of their memory.
     pub fn held(&self) -> (usize, u64) {
-        let layers = 0..self.shelf.experts.len();
-        let largest = layers.map(|l| expert_bytes(self.source.layouts(l))).max().unwrap_or(0);
-        (self.plan.slots, (self.plan.slots * largest) as u64)
+        let slot = slot_bytes(self.source.as_ref(), self.shelf.experts.len());
+        (self.plan.slots, self.plan.slots as u64 * slot)
     }
 
     /// Bytes that reading takes besides the slots.
@@ -229,27 +234,26 @@ impl Buffer {
         }
         self.settle();
         self.residency.visit(pass, layer, rows, &mut self.visit);
-        if self.plan.prefetch != Prefetch::Off {
+        if self.plan.prefetch != Prefetch::Off && self.plan.eviction == Eviction::Lookahead {
             let next = self.residency.next(pass, layer);
             // Converting takes the processor from the work, and more of it would be converted.
-            let eager = self.source.staging() == 0 && self.idling.of(self.tally.waited) > EAGER;
+            let eager = self.source.staging() == 0 && self.idling.of(self.tally.waited) > WAITING;
             self.residency.ahead(next, expected, eager, &mut self.visit);
         }
         self.count(pass, layer);
         self.over.clear();
         self.over.resize(self.visit.uses.len(), false);
-        let uses = &self.visit.uses;
-        let wanted = |load: &Load| {
-            uses.iter()
-                .any(|u| (u.slot, u.generation) == (load.slot, load.generation))
-        };
-        let loads = uses.iter().filter_map(|u| u.load);
+        let loads = self.visit.uses.iter().filter_map(|u| u.load);
         let loads = loads.chain(self.visit.ahead.iter().copied());
         // What earlier visits planned for these slots, has not begun and is not needed now either is given up.
         let taken = |old: &Load| loads.clone().any(|load| load.slot == old.slot);
-        self.pending.retain(|old| wanted(old) || !taken(old));
-        self.pending.extend(loads.clone());
-        self.fetcher.hurry(wanted);
+        self.pending.retain(|old| wanted(&self.visit, old) || !taken(old));
+        // What is needed now goes before what earlier visits planned ahead.
+        self.pending.sort_by_key(|old| !wanted(&self.visit, old));
+        let ahead = self.pending.partition_point(|old| wanted(&self.visit, old));
+        self.pending
+            .splice(ahead..ahead, self.visit.uses.iter().filter_map(|u| u.load));
+        self.pending.extend(self.visit.ahead.iter().copied());
         self.ask();
     }
 
@@ -311,7 +315,7 @@ impl Buffer {
     /// The turns that come next among those whose experts are there.
     fn next(&self, wave: &mut Vec<usize>) -> Turn {
         wave.clear();
-        let mut left = false;
+        let (mut left, mut awaited) = (false, false);
         for (turn, of) in self.visit.uses.iter().enumerate() {
             if self.over[turn] {
                 continue;
@@ -322,8 +326,8 @@ impl Buffer {
                 continue;
             }
             wave.push(turn);
-            let awaited = |load: &Load| load.after == Some(turn as u32);
-            if wave.len() >= WAVE && self.pending.iter().any(awaited) {
+            awaited |= self.pending.iter().any(|load| load.after == Some(turn as u32));
+            if wave.len() >= WAVE && awaited {
                 break;
             }
         }
@@ -361,6 +365,8 @@ impl Buffer {
             false
         });
         self.pending = pending;
+        // Loads whose slots were taken until now may be asked for behind some that nobody needs yet.
+        self.fetcher.hurry(|load| wanted(&self.visit, load));
     }
 
     /// Puts what has been read into its slots.

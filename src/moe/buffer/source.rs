@@ -18,6 +18,12 @@ pub trait ExpertSource: Send + Sync {
     fn staging(&self) -> u64;
 }
 
+/// Bytes of a slot for any expert of the `layers` layers: both products, each begun where a disk can be read to.
+pub fn slot_bytes(source: &dyn ExpertSource, layers: usize) -> u64 {
+    let largest = |i: usize| (0..layers).map(|l| source.layouts(l)[i].bytes()).max().unwrap_or(0);
+    [0, 1].map(|i| largest(i).next_multiple_of(4096) as u64).iter().sum()
+}
+
 /// Bytes that an expert with these layouts takes.
 pub fn expert_bytes(layouts: [Layout; 2]) -> usize {
     layouts.iter().map(Layout::bytes).sum()

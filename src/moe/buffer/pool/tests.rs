@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::device::{Dtype, Layout};
+use crate::moe::buffer::source::expert_bytes;
 use anyhow::ensure;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Mutex};
