@@ -104,7 +104,7 @@ def main():
                     if tally:
                         sweeps = tally["encode"][0] + tally["decode"][0]
                         line += [
-                            f"{100 * (1 - tally['loads'] / max(tally['uses'], 1)):.1f}",
+                            f"{100 * tally['found'] / max(tally['uses'], 1):.1f}",
                             f"{tally['loads'] / max(sweeps, 1):.1f}",
                             f"{statistics.median(r['buffer'][0]['tally']['waited'] for r in results):.2f}",
                         ]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use half::{bf16, f16};
@@ -25,6 +26,7 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, TensorInfo>,
     bytes_read: AtomicU64,
+    sha256: OnceLock<String>,
 }
 
 /// How a tensor's numbers are stored.
@@ -54,6 +56,7 @@ impl Checkpoint {
             shards,
             tensors,
             bytes_read: AtomicU64::new(0),
+            sha256: OnceLock::new(),
         })
     }
 
@@ -197,7 +200,11 @@ impl Checkpoint {
     /// # Errors
     /// If a file can't be read.
     pub fn sha256(&self) -> Result<String> {
-        fingerprint::sha256(&self.dir, &self.shards)
+        if let Some(known) = self.sha256.get() {
+            return Ok(known.clone());
+        }
+        let found = fingerprint::sha256(&self.dir, &self.shards)?;
+        Ok(self.sha256.get_or_init(|| found).clone())
     }
 
     /// Bytes of tensors read so far (headers and [`sha256`](Self::sha256) not counted).

@@ -60,3 +60,27 @@ impl ExpertSource for PackedExperts {
         0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::device::{Dtype, Linear, Part, Source};
+
+    /// Files are taken for what they are by [`crate::checkpoint::packed::LAYOUT`] alone: where these differ, raise it.
+    #[test]
+    fn the_layout_of_packed_weights_is_the_one_of_its_number() {
+        let values: Vec<f32> = (0..37 * 21).map(|i| (i * 7919 % 1000) as f32 * 0.01 - 5.0).collect();
+        let bias: Vec<f32> = (0..21).map(|i| i as f32 - 3.0).collect();
+        let part = |bias| Part {
+            weights: Source::F32(&values),
+            bias,
+        };
+        let checksums = [Dtype::F32, Dtype::Bf16, Dtype::Int8].map(|dtype| {
+            let plain = Linear::pack(37, &[part(None)], dtype).unwrap();
+            let biased = Linear::pack(37, &[part(Some(&bias[..]))], dtype).unwrap();
+            let gated = Linear::pack_gated(1, 37, &[part(Some(&bias[..]))], &[part(None)], dtype).unwrap();
+            [plain, biased, gated].map(|linear| crc32fast::hash(linear.bytes_of()))
+        });
+        assert_eq!(crate::checkpoint::packed::LAYOUT, 1);
+        assert_eq!(checksums, [[0; 3]; 3]);
+    }
+}

@@ -4,6 +4,7 @@
 //! that need them skip where they are absent, and all skip where there is no mpirun.
 
 mod buffer;
+mod cgroup;
 mod checkpoints;
 #[path = "../datasets/mod.rs"]
 mod datasets;

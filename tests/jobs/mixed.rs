@@ -49,6 +49,16 @@ fn ranks_that_were_not_started_alike_are_refused_before_work() {
             &["expert_parallel: not set there, 1 now"],
         ),
         (
+            of("score", &lm, "--expert-slots 4 --cache-dir a-cache"),
+            of("score", &lm, "--expert-slots 4"),
+            &["cache_dir: \"given\" there, not set now"],
+        ),
+        (
+            plain(),
+            of("score", &lm, "--expert-slots 4"),
+            &["expert_slots: not set there, 4 now"],
+        ),
+        (
             plain(),
             of("generate", &lm, few),
             &["job: \"score\" there, \"generate\" now"],

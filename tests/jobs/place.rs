@@ -180,6 +180,18 @@ impl Place {
         self.run(command, &[], None)
     }
 
+    /// `sluice ARGUMENTS` as a member of a control group.
+    pub fn grouped(&self, group: &Path, arguments: &[String]) -> End {
+        let join = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display());
+        let mut command = Command::new("timeout");
+        command
+            .args(["-k", "10", &PATIENCE.to_string(), "sh", "-c", &join, "sh"])
+            .arg(env!("CARGO_BIN_EXE_sluice"))
+            .args(arguments)
+            .args(["--threads", "2"]);
+        self.run(command, &[], None)
+    }
+
     /// What `sluice show` prints of an output.
     pub fn show(&self, out: &str, flags: &[&str]) -> String {
         let path = self.arg(out);

@@ -48,7 +48,7 @@ impl SmallModel {
         SmallModel::of(self.config.clone())
     }
 
-    fn of(config: Value) -> SmallModel {
+    pub fn of(config: Value) -> SmallModel {
         let parsed = NllbMoeConfig::from_json(&config, Path::new("config.json")).expect("a sound config");
         let mut seed = 1u64;
         let mut random = || {

@@ -162,3 +162,51 @@ fn a_checkpoint_that_changes_under_the_job_ends_it_until_it_is_mended() {
         }
     }
 }
+
+#[test]
+fn packed_experts_that_change_under_the_job_end_it_until_they_are_made_anew() {
+    let Some(bench) = Bench::of(SCORE.over(700)) else {
+        return;
+    };
+    bench.done(2, "plain.h5", "");
+    let plain = found(&bench.path("plain.h5"));
+    let cache = bench.path("cache");
+    type Damage<'a> = (&'a str, &'a dyn Fn(&File, u64));
+    let damages: [Damage; 2] = [
+        ("has been cut", &|file, len| file.set_len(len / 2).expect("cut")),
+        ("checksum", &|file, len| {
+            let half = vec![0x55; (len / 2) as usize];
+            file.write_all_at(&half, len - len / 2).expect("written");
+        }),
+    ];
+    for (i, (says, damage)) in damages.into_iter().enumerate() {
+        let out = format!("out-{i}.h5");
+        let more = format!("{FEW} --activation-memory 1M --cache-dir {}", cache.display());
+        let start = Start {
+            ranks: 2,
+            ..Start::default()
+        };
+        let mut job = bench.start(&start, &out, &more);
+        assert!(job.until(|_| bench.kept(&out) > 0), "{says}: over too early");
+        let mut files = fs::read_dir(&cache)
+            .expect("a folder")
+            .flatten()
+            .map(|entry| entry.path());
+        let file = files
+            .find(|path| path.extension().is_some_and(|e| e == "experts"))
+            .expect("experts");
+        let ranks = job.ranks();
+        kill("STOP", ranks.iter().copied());
+        let open = File::options().write(true).open(&file).expect("a file");
+        damage(&open, open.metadata().expect("a size").len());
+        kill("CONT", ranks);
+        let ended = job.wait();
+        let what = format!("{says}: {}", ended.stderr);
+        assert_eq!((ended.code, ended.errors().len()), (Some(2), 1), "{what}");
+        for word in [says, ".experts", "of MoE layer"] {
+            assert!(ended.errors()[0].contains(word), "{word}: {what}");
+        }
+        fs::remove_file(&file).expect("deleted");
+        bench.resume(1, &out, &more, &plain);
+    }
+}

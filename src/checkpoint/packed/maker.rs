@@ -33,6 +33,14 @@ impl Maker {
         Maker::create_in(dir, name, identity, lengths, disk::free, Access::Direct)
     }
 
+    /// Makes sure that the file could be begun.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn check(dir: &Path, name: &str, identity: &str, lengths: &[usize]) -> Result<()> {
+        Maker::begin(dir, name, &Layout::new(identity, lengths)?, disk::free).map(drop)
+    }
+
     pub(super) fn create_in(
         dir: &Path,
         name: &str,
@@ -43,24 +51,11 @@ impl Maker {
     ) -> Result<Maker> {
         let layout = Layout::new(identity, lengths)?;
         sweep(dir, name);
-        let refuse = |free: Option<u64>| {
-            let free = free.map_or("less is".to_owned(), |free| format!("{} are", size(free)));
-            format!(
-                "{}: packing the experts takes {}, but only {free} free; make room, or give another --cache-dir",
-                dir.display(),
-                size(layout.file())
-            )
-        };
-        // First, so that a folder which can't be written to isn't called full.
-        let temporary = Temporary::create(dir, name)?;
-        let room = free(dir);
-        if room.is_some_and(|free| free < layout.file()) {
-            bail!(refuse(room));
-        }
+        let temporary = Maker::begin(dir, name, &layout, free)?;
         let path = temporary.path().to_owned();
         match disk::reserve(temporary.file(), layout.file()) {
             Ok(()) => {}
-            Err(error) if is_full(&error) => return Err(error).with_context(|| refuse(None)),
+            Err(error) if is_full(&error) => return Err(error).with_context(|| too_little(dir, &layout, None)),
             Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
         }
         Ok(Maker {
@@ -70,6 +65,16 @@ impl Maker {
             layout,
             end: Some((temporary, dir.join(name))),
         })
+    }
+
+    /// A temporary file where there is room for the whole.
+    fn begin(dir: &Path, name: &str, layout: &Layout, free: impl Fn(&Path) -> Option<u64>) -> Result<Temporary> {
+        // First, so that a folder which can't be written to isn't called full.
+        let temporary = Temporary::create(dir, name)?;
+        match free(dir) {
+            Some(free) if free < layout.file() => bail!(too_little(dir, layout, Some(free))),
+            _ => Ok(temporary),
+        }
     }
 
     /// Takes part in making the file that another process has created at [`path`](Self::path), with the same identity and
@@ -191,4 +196,14 @@ fn size(bytes: u64) -> String {
         0..1_048_576 => format!("{bytes} bytes"),
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
+}
+
+/// Why the file is not begun.
+fn too_little(dir: &Path, layout: &Layout, free: Option<u64>) -> String {
+    let free = free.map_or("less is".to_owned(), |free| format!("{} are", size(free)));
+    format!(
+        "{}: packing the experts takes {}, but only {free} free; make room, or give another --cache-dir",
+        dir.display(),
+        size(layout.file())
+    )
 }

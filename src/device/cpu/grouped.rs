@@ -99,21 +99,24 @@ impl Cpu {
     /// The rows of `out` that groups of int8 weights compute, as their products take them.
     pub(super) fn quantise_groups(&self, x: &[f32], source: Option<&[u32]>, groups: &[Group<'_>]) -> QuantisedRows {
         let mut quantised = self.take_quantised();
-        let of_int8 = || {
-            groups
-                .iter()
-                .filter(|g| g.weights.dtype() == Dtype::Int8 && !g.rows.is_empty())
-        };
-        let ends = (
-            of_int8().map(|g| g.rows.start).min(),
-            of_int8().map(|g| g.rows.end).max(),
-        );
-        if let ((Some(first), Some(end)), Some(group)) = (ends, groups.first()) {
-            let inputs = group.weights.inputs();
-            // Rows of no group may have no row of `x`.
-            let of_x = |row: usize| source.map_or(Some(row), |source| source.get(row).map(|from| *from as usize));
-            let row = |row| of_x(row).and_then(|from| x.get(from * inputs..(from + 1) * inputs));
-            quantised.fill(self, first..end, inputs, row);
+        let of_int8 = groups
+            .iter()
+            .filter(|g| g.weights.dtype() == Dtype::Int8 && !g.rows.is_empty());
+        let mut rows: Vec<Range<usize>> = of_int8.map(|g| g.rows.clone()).collect();
+        rows.sort_unstable_by_key(|rows| rows.start);
+        // Neighbours together; what lies between groups is nobody's.
+        rows.dedup_by(|next, run| {
+            let joins = next.start == run.end;
+            if joins {
+                run.end = next.end;
+            }
+            joins
+        });
+        let inputs = groups.first().map_or(0, |group| group.weights.inputs());
+        let from = |row: usize| source.map_or(row, |source| source[row] as usize);
+        let row = |row: usize| &x[from(row) * inputs..][..inputs];
+        for rows in rows {
+            quantised.fill(self, rows, inputs, row);
         }
         quantised
     }

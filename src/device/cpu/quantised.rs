@@ -137,7 +137,7 @@ impl QuantisedRows {
         cpu: &Cpu,
         rows: Range<usize>,
         inputs: usize,
-        of: impl Fn(usize) -> Option<&'a [f32]> + Sync,
+        of: impl Fn(usize) -> &'a [f32] + Sync,
     ) {
         let stride = inputs.div_ceil(4) + TAIL;
         self.stride = stride;
@@ -149,10 +149,9 @@ impl QuantisedRows {
         cpu.for_each(rows.len().div_ceil(block), (rows.len() * inputs) as f64 * 0.2, |task| {
             let first = rows.start + task * block;
             for row in first..(first + block).min(rows.end) {
-                let Some(x) = of(row) else { continue };
                 // SAFETY: the buffer holds all rows, and each is written by one task.
                 let to = unsafe { std::slice::from_raw_parts_mut(words.at(row * stride), stride) };
-                quantise_words(cpu.isa(), x, to);
+                quantise_words(cpu.isa(), of(row), to);
             }
         });
     }

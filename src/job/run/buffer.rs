@@ -86,7 +86,11 @@ struct Planned {
 /// # Errors
 /// When it does not.
 pub fn check(args: &BufferArgs, opened: &Opened, ranks: usize, rank: usize) -> Result<()> {
-    planned(args, opened, ranks, rank).map(drop)
+    if let (Some(Planned { source, .. }), Some(dir)) = (planned(args, opened, ranks, rank)?, &args.cache_dir) {
+        let wanted = Packed::of(opened, source.as_ref())?;
+        packing::check(dir, &wanted.name, &wanted.identity, &wanted.lengths)?;
+    }
+    Ok(())
 }
 
 fn planned(args: &BufferArgs, opened: &Opened, ranks: usize, rank: usize) -> Result<Option<Planned>> {
@@ -194,18 +198,36 @@ pub fn of(
     Ok(Some(buffer))
 }
 
+/// The file of a model's experts.
+struct Packed {
+    name: String,
+    identity: String,
+    lengths: Vec<usize>,
+}
+
+impl Packed {
+    fn of(opened: &Opened, source: &dyn ExpertSource) -> Result<Packed> {
+        let (shape, sha256) = (opened.architecture.shape(), opened.checkpoint.sha256()?);
+        let dtype = dtype_name(opened.dtype);
+        Ok(Packed {
+            name: file::name(&sha256, dtype),
+            identity: file::identity(&sha256, dtype),
+            lengths: packed::lengths(source, shape.moe_layers(), shape.experts),
+        })
+    }
+}
+
 /// The experts as a file in `dir`, which is made where it isn't (collective).
 fn in_file(dir: &Path, opened: &Opened, source: Arc<dyn ExpertSource>, world: &dyn Comm) -> Result<PackedExperts> {
     let shape = opened.architecture.shape();
-    let (sha256, dtype) = (agree(world, opened.checkpoint.sha256())?, dtype_name(opened.dtype));
-    let lengths = packed::lengths(source.as_ref(), shape.moe_layers(), shape.experts);
+    let wanted = agree(world, Packed::of(opened, source.as_ref()))?;
     let mut said = Instant::now();
     let file = packing::ensure(
         world,
         dir,
-        &file::name(&sha256, dtype),
-        &file::identity(&sha256, dtype),
-        &lengths,
+        &wanted.name,
+        &wanted.identity,
+        &wanted.lengths,
         &mut |record, into| packed::pack(source.as_ref(), shape.experts, record, into),
         &mut |packed, of| {
             if world.rank() == 0 && said.elapsed() > Duration::from_secs(10) {

@@ -46,6 +46,23 @@ pub fn ensure(
     wanted.ensure(world, &host::name(), pack, progress)
 }
 
+/// Makes sure, before anything is done, that the file is in `dir`, or could be made there.
+///
+/// # Errors
+/// When it is damaged, or the folder cannot be made, cannot be written to or has too little room.
+pub fn check(dir: &Path, name: &str, identity: &str, lengths: &[usize]) -> Result<()> {
+    let wanted = Wanted {
+        dir,
+        name,
+        identity,
+        lengths,
+    };
+    match wanted.find()? {
+        Some(_) => Ok(()),
+        None => Maker::check(dir, name, identity, lengths),
+    }
+}
+
 /// The file that is to be there.
 struct Wanted<'a> {
     dir: &'a Path,
@@ -62,9 +79,7 @@ impl Wanted<'_> {
         pack: &mut Pack,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<PackedFile> {
-        let dir = fs::create_dir_all(self.dir);
-        let dir = dir.with_context(|| format!("cannot make the folder {} (--cache-dir)", self.dir.display()));
-        let found = agree(world, dir.and_then(|()| self.open()))?;
+        let found = agree(world, self.find())?;
         let hosts = gather_texts(world, if found.is_none() { host } else { "" });
         if hosts.iter().any(|host| !host.is_empty()) {
             let group = self.group(world, &hosts)?;
@@ -72,6 +87,13 @@ impl Wanted<'_> {
         }
         let file = found.map_or_else(|| self.look(), Ok);
         agree(world, file)
+    }
+
+    /// The file, in a folder that is there.
+    fn find(&self) -> Result<Option<PackedFile>> {
+        let dir = fs::create_dir_all(self.dir);
+        dir.with_context(|| format!("cannot make the folder {} (--cache-dir)", self.dir.display()))?;
+        self.open()
     }
 
     fn open(&self) -> Result<Option<PackedFile>> {

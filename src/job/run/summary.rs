@@ -354,7 +354,7 @@ fn buffered(ranks: &[RankSummary]) -> Vec<(&'static str, String)> {
         sum(|b| b.slots as u64),
         sum(|b| b.experts as u64),
         size(sum(|b| b.bytes)),
-        100.0 * (1.0 - (loads as f64 / (uses as f64).max(1.0)).min(1.0)),
+        100.0 * sum(|b| b.tally.found) as f64 / (uses as f64).max(1.0),
         sum(|b| b.tally.ahead),
     );
     // Ranks go through the layers together.

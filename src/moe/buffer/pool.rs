@@ -48,6 +48,8 @@ impl Plan {
 pub struct Tally {
     /// Experts that were needed, visit by visit.
     pub uses: u64,
+    /// Of these, those that were in a slot or on their way to one.
+    pub found: u64,
     /// Experts that were loaded.
     pub loads: u64,
     /// Of these, ahead of the visit that was to need them.
@@ -267,6 +269,7 @@ impl Buffer {
         let ahead = self.visit.ahead.len() as u64;
         of[1] += loads + ahead;
         self.tally.uses += self.visit.uses.len() as u64;
+        self.tally.found += self.visit.uses.len() as u64 - loads;
         self.tally.loads += loads + ahead;
         self.tally.ahead += ahead;
     }
