@@ -11,6 +11,7 @@ mod join;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
+mod layout;
 mod linear;
 mod logits;
 mod memory;
@@ -27,7 +28,8 @@ pub use exp::{exp, exp_slice, log_sum_exp};
 pub use grouped::Group;
 pub use head::{top_k, NotANumber, Tops};
 pub use isa::Isa;
-pub use linear::{Dtype, Layout, Linear};
+pub use layout::{Dtype, Layout};
+pub use linear::Linear;
 pub use quantised::{dequantise, quantise};
 pub use rotary::Rotary;
 pub use score::{Scored, Want};
