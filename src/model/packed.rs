@@ -2,7 +2,7 @@
 
 use crate::checkpoint::packed::{padded, PackedFile};
 use crate::device::Layout;
-use crate::moe::buffer::source::{expert_bytes, resident, ExpertSource};
+use crate::moe::buffer::source::{expert_bytes, read_into, rooms, ExpertSource};
 use crate::moe::layer::Expert;
 use anyhow::Result;
 use std::sync::Arc;
@@ -31,18 +31,40 @@ pub fn lengths(source: &dyn ExpertSource, layers: usize, experts: usize) -> Vec<
     (0..layers).flat_map(of).collect()
 }
 
-/// Packs a record of such a file.
-///
-/// # Errors
-/// As [`ExpertSource::read`].
-pub fn pack(source: &dyn ExpertSource, experts: usize, record: usize, into: &mut [u8]) -> Result<()> {
-    let expert = resident(source, record / experts, record % experts)?;
-    let (up, down) = (expert.up.bytes_of(), expert.down.bytes_of());
-    let (first, second) = into.split_at_mut(padded(up.len()));
-    first[..up.len()].copy_from_slice(up);
-    first[up.len()..].fill(0);
-    second.copy_from_slice(down);
-    Ok(())
+/// Packs records of such a file, one after the other in the same memory.
+pub struct Packer<'a> {
+    source: &'a dyn ExpertSource,
+    experts: usize,
+    room: Expert,
+}
+
+impl Packer<'_> {
+    /// For a file with these [`lengths`].
+    ///
+    /// # Errors
+    /// When there is too little memory.
+    pub fn new(source: &dyn ExpertSource, layers: usize, experts: usize) -> Result<Packer<'_>> {
+        Ok(Packer {
+            source,
+            experts,
+            room: rooms(source, layers, 1)?.swap_remove(0),
+        })
+    }
+
+    /// Writes record `record` into all of `into`.
+    ///
+    /// # Errors
+    /// As [`ExpertSource::read`].
+    pub fn pack(&mut self, record: usize, into: &mut [u8]) -> Result<()> {
+        let room = &mut self.room;
+        read_into(self.source, record / self.experts, record % self.experts, room)?;
+        let (up, down) = (room.up.bytes_of(), room.down.bytes_of());
+        let (first, second) = into.split_at_mut(padded(up.len()));
+        first[..up.len()].copy_from_slice(up);
+        first[up.len()..].fill(0);
+        second.copy_from_slice(down);
+        Ok(())
+    }
 }
 
 impl ExpertSource for PackedExperts {

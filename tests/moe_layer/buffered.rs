@@ -14,14 +14,6 @@ use sluicegate::moe::Context;
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
-const POLICIES: [Eviction; 6] = [
-    Eviction::Lifo,
-    Eviction::PlainLifo,
-    Eviction::Fifo,
-    Eviction::Lru,
-    Eviction::Lfu,
-    Eviction::Lookahead,
-];
 const PREFETCH: [Prefetch; 3] = [Prefetch::Off, Prefetch::Trace, Prefetch::Gate];
 
 /// Layers that tokens go through.
@@ -177,7 +169,7 @@ fn settings(turn: usize, experts: usize) -> Vec<Kept> {
         let slots = 2 + (turn * 5 + i * 3) % (all - 1).max(1);
         Some((slots, eviction, PREFETCH[(turn + i) % 3], (turn + i) % 2))
     };
-    POLICIES.into_iter().enumerate().map(of).collect()
+    Eviction::ALL.into_iter().enumerate().map(of).collect()
 }
 
 #[test]
@@ -223,7 +215,7 @@ fn any_number_of_slots_gives_the_bits_of_experts_in_memory() {
         steps: steps(2),
     };
     let resident = case.run(None);
-    for (i, eviction) in POLICIES.into_iter().enumerate() {
+    for (i, eviction) in Eviction::ALL.into_iter().enumerate() {
         let kept: Vec<Kept> = (1..=9)
             .map(|slots| Some((slots, eviction, PREFETCH[(i + slots) % 3], slots % 3)))
             .collect();

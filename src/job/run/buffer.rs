@@ -6,7 +6,7 @@ use super::summary::size;
 use crate::checkpoint::packed as file;
 use crate::cli::buffer::{Budget, BufferArgs, Eviction, Prefetch, Share};
 use crate::comm::{agree, Comm};
-use crate::model::packed::{self, PackedExperts};
+use crate::model::packed::{self, PackedExperts, Packer};
 use crate::moe::buffer::link::Link;
 use crate::moe::buffer::pool::{Buffer, Plan};
 use crate::moe::buffer::residency::{self, Shelf};
@@ -184,17 +184,19 @@ pub fn of(
         );
     }
     // Before the work there is nothing else for the threads to do.
-    let all = opened.architecture.experts(&opened.checkpoint, opened.dtype, threads);
-    let source: Arc<dyn ExpertSource> = match (args.simulate_link, &args.cache_dir) {
+    let quick = opened.architecture.experts(&opened.checkpoint, opened.dtype, threads);
+    let below: Option<Arc<dyn ExpertSource>> = match (args.simulate_link, &args.cache_dir) {
         (Some(bytes_per_second), _) => {
-            let link = Link::new(all, shelf.experts.len(), own.clone(), bytes_per_second);
-            Arc::new(agree(world, link)?)
+            let link = Link::new(quick.clone(), shelf.experts.len(), own.clone(), bytes_per_second);
+            Some(Arc::new(agree(world, link)?))
         }
-        (None, Some(dir)) => Arc::new(in_file(dir, opened, all, world)?),
-        (None, None) => source,
+        (None, Some(dir)) => Some(Arc::new(in_file(dir, opened, quick.clone(), world)?)),
+        (None, None) => None,
     };
-    let mut buffer = agree(world, Buffer::new(plan, shelf, own.start, source))?;
-    agree(world, buffer.fill())?;
+    let first = below.clone().unwrap_or(quick);
+    let buffer = Buffer::new(plan, shelf, own.start, below.unwrap_or(source));
+    let mut buffer = agree(world, buffer)?;
+    agree(world, buffer.fill(first.as_ref()))?;
     Ok(Some(buffer))
 }
 
@@ -221,6 +223,8 @@ impl Packed {
 fn in_file(dir: &Path, opened: &Opened, source: Arc<dyn ExpertSource>, world: &dyn Comm) -> Result<PackedExperts> {
     let shape = opened.architecture.shape();
     let wanted = agree(world, Packed::of(opened, source.as_ref()))?;
+    let packer = Packer::new(source.as_ref(), shape.moe_layers(), shape.experts);
+    let mut packer = agree(world, packer)?;
     let mut said = Instant::now();
     let file = packing::ensure(
         world,
@@ -228,7 +232,7 @@ fn in_file(dir: &Path, opened: &Opened, source: Arc<dyn ExpertSource>, world: &d
         &wanted.name,
         &wanted.identity,
         &wanted.lengths,
-        &mut |record, into| packed::pack(source.as_ref(), shape.experts, record, into),
+        &mut |record, into| packer.pack(record, into),
         &mut |packed, of| {
             if world.rank() == 0 && said.elapsed() > Duration::from_secs(10) {
                 said = Instant::now();

@@ -1,7 +1,7 @@
 //! Threads that read experts into slots, beside the exchange and the products.
 
 use super::residency::Load;
-use super::source::ExpertSource;
+use super::source::{read_into, ExpertSource};
 use crate::comm::crash::fail_point;
 use crate::moe::layer::Expert;
 use anyhow::{anyhow, Context, Result};
@@ -71,7 +71,7 @@ impl Desk {
             let start = Instant::now();
             let read = AssertUnwindSafe(|| {
                 fail_point("expert-read")?;
-                source.read(job.load.layer as usize, job.expert, &mut job.memory)
+                read_into(source, job.load.layer as usize, job.expert, &mut job.memory)
             });
             // A panic here must not leave the rank waiting.
             let result = catch_unwind(read).unwrap_or_else(|_| Err(anyhow!("reading an expert panicked")));

@@ -2,11 +2,11 @@
 
 use super::fetch::{Fetched, Fetcher, Job};
 use super::residency::{Eviction, Load, Pass, Prefetch, Residency, Scope, Shelf, Use, Visit};
-use super::source::{slot_bytes, ExpertSource};
-use crate::device::Linear;
+use super::source::{read_into, rooms, slot_bytes, ExpertSource};
+use crate::comm::crash::fail_point;
 use crate::metrics::meter::{Meter, Phase};
 use crate::moe::layer::Expert;
-use anyhow::{bail, Result};
+use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
@@ -137,6 +137,10 @@ enum Turn {
     Over,
 }
 
+fn named(layer: usize, expert: usize) -> String {
+    format!("expert {expert} of MoE layer {layer}")
+}
+
 /// Whether a visit needs what a load brings.
 fn wanted(visit: &Visit, load: &Load) -> bool {
     let of = |u: &Use| (u.slot, u.generation) == (load.slot, load.generation);
@@ -149,17 +153,11 @@ impl Buffer {
     /// # Errors
     /// When memory or threads cannot be had.
     pub fn new(plan: Plan, shelf: Shelf, first: usize, source: Arc<dyn ExpertSource>) -> Result<Buffer> {
-        let layers = 0..shelf.experts.len();
-        let largest = |i: usize| layers.clone().map(|l| source.layouts(l)[i].bytes()).max().unwrap_or(0);
-        let sizes = [largest(0), largest(1)].repeat(plan.slots);
-        let mut rooms = Linear::rooms(&sizes)?.into_iter();
-        let mut slots = Vec::with_capacity(plan.slots);
-        while let (Some(up), Some(down)) = (rooms.next(), rooms.next()) {
-            slots.push(Slot {
-                memory: Some(Expert { up, down }),
-                generation: 0,
-            });
-        }
+        let empty = |memory| Slot {
+            memory: Some(memory),
+            generation: 0,
+        };
+        let rooms = rooms(source.as_ref(), shelf.experts.len(), plan.slots)?;
         Ok(Buffer {
             residency: Residency::new(shelf.clone(), plan.slots, plan.eviction, plan.scope(), plan.pin),
             fetcher: Fetcher::start(&source, plan.readers)?,
@@ -167,7 +165,7 @@ impl Buffer {
             shelf,
             first,
             source,
-            slots,
+            slots: rooms.into_iter().map(empty).collect(),
             visit: Visit::default(),
             over: Vec::new(),
             pending: Vec::new(),
@@ -179,27 +177,23 @@ impl Buffer {
         })
     }
 
-    /// Fills the slots before the first visit, and waits until that is done.
+    /// Fills the slots before the first visit, from a source of the same experts that may use all threads: there is nothing
+    /// else for them to do.
     ///
     /// # Errors
-    /// When an expert could not be read.
-    pub fn fill(&mut self) -> Result<()> {
+    /// As [`ExpertSource::read`].
+    pub fn fill(&mut self, from: &dyn ExpertSource) -> Result<()> {
         self.residency.fill(&mut self.visit);
-        self.pending.append(&mut self.visit.ahead);
-        self.ask();
-        loop {
-            self.fetcher.wait(&mut self.fetched);
-            let more = !self.fetched.is_empty();
-            self.settle();
-            if let Some(error) = self.failure.take() {
-                return Err(error);
+        for load in self.visit.ahead.drain(..) {
+            fail_point("expert-read")?;
+            let slot = &mut self.slots[load.slot as usize];
+            let (layer, expert) = (load.layer as usize, self.first + load.expert as usize);
+            if let Some(memory) = &mut slot.memory {
+                read_into(from, layer, expert, memory).with_context(|| named(layer, expert))?;
             }
-            if !more {
-                // What is counted is the work.
-                self.tally = Tally::default();
-                return Ok(());
-            }
+            slot.generation = load.generation;
         }
+        Ok(())
     }
 
     /// What it has done so far.
@@ -355,11 +349,8 @@ impl Buffer {
                 let cancelled = self.fetcher.cancel(load.slot)?;
                 Some(cancelled.memory)
             });
-            let Some(mut memory) = memory else { return true };
+            let Some(memory) = memory else { return true };
             slot.generation = load.generation;
-            let [up, down] = self.source.layouts(load.layer as usize);
-            memory.up.reshape(up);
-            memory.down.reshape(down);
             self.fetcher.request(Job {
                 load: *load,
                 expert: self.first + load.expert as usize,
@@ -383,9 +374,8 @@ impl Buffer {
                 Ok(bytes) => self.tally.bytes += bytes,
                 Err(error) => {
                     self.broken = true;
-                    let expert = self.first + load.expert as usize;
-                    let what = format!("expert {expert} of MoE layer {}", load.layer);
-                    self.failure.get_or_insert(error.context(what));
+                    let (layer, expert) = (load.layer as usize, self.first + load.expert as usize);
+                    self.failure.get_or_insert(error.context(named(layer, expert)));
                 }
             }
         }

@@ -76,6 +76,18 @@ pub enum Eviction {
     Lookahead,
 }
 
+impl Eviction {
+    /// All of them.
+    pub const ALL: [Eviction; 6] = [
+        Eviction::Lifo,
+        Eviction::PlainLifo,
+        Eviction::Fifo,
+        Eviction::Lru,
+        Eviction::Lfu,
+        Eviction::Lookahead,
+    ];
+}
+
 /// What is fetched before it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Prefetch {

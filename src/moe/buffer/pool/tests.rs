@@ -8,14 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Mutex};
 use std::time::Duration;
 
-const POLICIES: [Eviction; 6] = [
-    Eviction::Lifo,
-    Eviction::PlainLifo,
-    Eviction::Fifo,
-    Eviction::Lru,
-    Eviction::Lfu,
-    Eviction::Lookahead,
-];
 const PREFETCH: [Prefetch; 3] = [Prefetch::Off, Prefetch::Trace, Prefetch::Gate];
 
 /// The rank's first expert among all of the model.
@@ -215,7 +207,7 @@ fn every_expert_of_every_visit_runs_once_with_its_own_weights() {
     ] {
         let shelf = shelf(&experts, encode);
         let all: usize = experts.iter().sum();
-        for (i, eviction) in POLICIES.into_iter().enumerate() {
+        for (i, eviction) in Eviction::ALL.into_iter().enumerate() {
             for (j, prefetch) in PREFETCH.into_iter().enumerate() {
                 let mut slots = plan(0, eviction, prefetch).scope().least(&shelf);
                 while slots <= all {
@@ -232,6 +224,9 @@ fn every_expert_of_every_visit_runs_once_with_its_own_weights() {
                             ..Marks::default()
                         });
                         let mut buffer = Buffer::new(plan.clone(), shelf.clone(), FIRST, source.clone()).unwrap();
+                        if dice.below(2) == 0 {
+                            filled(&mut buffer, &source);
+                        }
                         let tally = wander(&mut buffer, &source, &shelf, 60, &mut dice);
                         drop(buffer);
                         counted(&plan, tally, &source);
@@ -241,6 +236,17 @@ fn every_expert_of_every_visit_runs_once_with_its_own_weights() {
             }
         }
     }
+}
+
+/// Fills the slots: with as many experts as there are slots, each once, which is not counted.
+fn filled(buffer: &mut Buffer, source: &Marks) {
+    buffer.fill(source).unwrap();
+    let seen = std::mem::take(&mut *source.seen.lock().unwrap());
+    let slots = buffer.slots.iter();
+    assert_eq!(seen.len(), slots.filter(|slot| slot.generation > 0).count());
+    let different: std::collections::BTreeSet<_> = seen.iter().collect();
+    assert_eq!(different.len(), seen.len());
+    assert_eq!(buffer.tally(), Tally::default());
 }
 
 /// What was counted is what was read, but for what was planned ahead and given up before it began.
@@ -261,7 +267,7 @@ fn counted(plan: &Plan, tally: Tally, source: &Marks) {
 
 #[test]
 fn all_in_slots_are_read_once() {
-    for eviction in POLICIES {
+    for eviction in Eviction::ALL {
         let (shelf, source) = (shelf(&[4, 4, 4], 1), Arc::new(Marks::default()));
         let plan = plan(12, eviction, Prefetch::Off);
         let mut buffer = Buffer::new(plan, shelf.clone(), FIRST, source.clone()).unwrap();
@@ -285,7 +291,7 @@ fn visited(buffer: &mut Buffer, rows: &[u32]) -> (Result<()>, Vec<usize>) {
 }
 
 fn breaks(source: Marks, cause: &str) {
-    for eviction in POLICIES {
+    for eviction in Eviction::ALL {
         for prefetch in PREFETCH {
             for readers in [1, 3] {
                 let source = Arc::new(Marks {

@@ -77,7 +77,7 @@ fn no_policy_has_fewer_loads_than_minimum() {
         let all: usize = trace.shelf.experts.iter().sum();
         for (slots, scope) in (1..=all).flat_map(|slots| [(slots, Scope::Rank), (slots, Scope::Layer)]) {
             let least = minimum(&trace, slots, scope);
-            for (eviction, pin) in ALL.iter().flat_map(|&e| [(e, 0), (e, 1)]) {
+            for (eviction, pin) in Eviction::ALL.iter().flat_map(|&e| [(e, 0), (e, 1)]) {
                 let done = replay(&trace, slots, eviction, scope, Prefetch::Off, pin);
                 assert!(
                     done.total.loads >= least.total.loads,
@@ -157,7 +157,9 @@ fn lookahead_comes_close_to_minimum() {
                 let least = minimum(&trace, slots, Scope::Rank).total.misses();
                 let go = |e, scope, prefetch| replay(&trace, slots, e, scope, prefetch, 0).total.misses();
                 let most = if least > 0.3 { 1.05 * least } else { least + 0.03 };
-                let others = ALL[..5].iter().flat_map(|&e| [(e, Scope::Rank), (e, Scope::Layer)]);
+                let others = Eviction::ALL[..5]
+                    .iter()
+                    .flat_map(|&e| [(e, Scope::Rank), (e, Scope::Layer)]);
                 let others = others.map(|(e, scope)| go(e, scope, Prefetch::Off));
                 let best = others.fold(f64::INFINITY, f64::min);
                 for prefetch in [Prefetch::Off, Prefetch::Trace] {
@@ -176,7 +178,7 @@ fn lookahead_comes_close_to_minimum() {
 #[test]
 fn layers_add_up_and_the_same_trace_gives_the_same_loads() {
     for trace in traces() {
-        for eviction in ALL {
+        for eviction in Eviction::ALL {
             let go = || replay(&trace, 7, eviction, Scope::Rank, Prefetch::Trace, 1);
             let Replayed { total, by_layer } = go();
             assert_eq!(by_layer.iter().map(|l| l.loads).sum::<u64>(), total.loads);

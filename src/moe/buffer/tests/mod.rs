@@ -7,15 +7,6 @@ use super::replay::Trace;
 use super::residency::*;
 use std::ops::Range;
 
-pub const ALL: [Eviction; 6] = [
-    Eviction::Lifo,
-    Eviction::PlainLifo,
-    Eviction::Fifo,
-    Eviction::Lru,
-    Eviction::Lfu,
-    Eviction::Lookahead,
-];
-
 /// Numbers that look random.
 pub struct Numbers(u64);
 
@@ -182,7 +173,7 @@ impl Slots {
 fn every_visit_can_be_carried_out() {
     for trace in traces() {
         let all: usize = trace.shelf.experts.iter().sum();
-        for (slots, eviction) in (1..=all).flat_map(|slots| ALL.map(|eviction| (slots, eviction))) {
+        for (slots, eviction) in (1..=all).flat_map(|slots| Eviction::ALL.map(|eviction| (slots, eviction))) {
             for (scope, pin, ahead) in [
                 (Scope::Rank, 0, false),
                 (Scope::Layer, 0, false),
@@ -243,7 +234,10 @@ fn a_pool_of_everything_loads_everything_once() {
             experts.dedup();
             once += experts.len() as u64;
         }
-        for (eviction, scope) in ALL.iter().flat_map(|&e| [(e, Scope::Rank), (e, Scope::Layer)]) {
+        for (eviction, scope) in Eviction::ALL
+            .iter()
+            .flat_map(|&e| [(e, Scope::Rank), (e, Scope::Layer)])
+        {
             let done = super::replay::replay(&trace, all, eviction, scope, Prefetch::Off, 0);
             assert_eq!(done.total.loads, once, "{eviction:?} {scope:?}");
         }
@@ -267,7 +261,7 @@ fn resident_experts_run_first_and_loads_go_round() {
 #[test]
 fn pinned_experts_make_no_room() {
     // Expert 5 has the most rows by far, then lies idle while others come and go.
-    for eviction in ALL {
+    for eviction in Eviction::ALL {
         let mut residency = Residency::new(shelf(&[8], 0..0, 0..1), 3, eviction, Scope::Layer, 1);
         let mut visit = Visit::default();
         residency.visit(Pass::Decode, 0, &[0, 0, 0, 0, 0, 99, 0, 0], &mut visit);

@@ -79,7 +79,10 @@ fn the_papers_policies_are_what_their_names_say() {
     for trace in traces() {
         let all: usize = trace.shelf.experts.iter().sum();
         for (slots, pin) in (1..=all).flat_map(|slots| [(slots, 0), (slots, 2)]) {
-            for (eviction, scope) in ALL[..5].iter().flat_map(|&e| [(e, Scope::Rank), (e, Scope::Layer)]) {
+            for (eviction, scope) in Eviction::ALL[..5]
+                .iter()
+                .flat_map(|&e| [(e, Scope::Rank), (e, Scope::Layer)])
+            {
                 let mut residency = Residency::new(trace.shelf.clone(), slots, eviction, scope, pin);
                 let mut visit = Visit::default();
                 let slow = slowly(&trace, slots, eviction, scope, pin);
