@@ -185,11 +185,11 @@ impl Buffer {
     pub fn fill(&mut self, from: &dyn ExpertSource) -> Result<()> {
         self.residency.fill(&mut self.visit);
         for load in self.visit.ahead.drain(..) {
-            fail_point("expert-read")?;
             let slot = &mut self.slots[load.slot as usize];
             let (layer, expert) = (load.layer as usize, self.first + load.expert as usize);
             if let Some(memory) = &mut slot.memory {
-                read_into(from, layer, expert, memory).with_context(|| named(layer, expert))?;
+                let read = fail_point("expert-read").and_then(|()| read_into(from, layer, expert, memory));
+                read.with_context(|| named(layer, expert))?;
             }
             slot.generation = load.generation;
         }
