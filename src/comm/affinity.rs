@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::launch::{Binding, CpuMask};
 use super::{gather_texts, Comm};
+use crate::metrics::host;
 
 /// The processors that the calling thread is bound to; empty where the system doesn't say.
 pub fn mask() -> CpuMask {
@@ -29,8 +30,7 @@ pub fn mask() -> CpuMask {
 /// What this process may use, as `rank`. To be called from the main thread, before other threads are bound.
 pub fn here(rank: usize) -> Binding {
     let mask = mask();
-    let host =
-        fs::read_to_string("/proc/sys/kernel/hostname").map_or("localhost".to_owned(), |name| name.trim().to_owned());
+    let host = host::name();
     let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
     let online = online
         .and_then(|list| CpuMask::parse(&list).ok())

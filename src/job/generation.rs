@@ -1,12 +1,13 @@
 //! How a job searches: the command line over what the checkpoint says.
 
-use super::run::{size, Done, Opened, Place, Planned};
+use super::run::{Done, Opened, Place, Planned};
 use crate::checkpoint::generation::{EarlyStopping as Stored, GenerationDefaults};
 use crate::cli::generation::{self as flags, BatchTokens, GenerationArgs};
 use crate::decode::batch::{Batch, Finished};
 use crate::decode::limits::{Costs, Demand, Limits};
 use crate::decode::lockstep::{ENCODE_TOKENS, ENCODE_TOKENS_BUFFERED, PART, PART_BUFFERED};
 use crate::decode::search::{EarlyStopping, Settings};
+use crate::metrics::memory::size;
 use crate::model::cache::{CacheType, Caches};
 use crate::model::{Architecture, Model, Shape};
 use crate::results::{Row, Status};

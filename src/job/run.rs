@@ -17,7 +17,7 @@ use crate::cli::run::{Device, Routing, RunArgs};
 use crate::comm::crash::{crash_point, fail_point};
 use crate::comm::{affinity, agree, gather_texts, launch, signal, Comm, ReportedElsewhere};
 use crate::device::{Cpu, Dtype};
-use crate::metrics::memory;
+use crate::metrics::memory::{self, size};
 use crate::metrics::meter::{cpu_seconds, Phase};
 use crate::model::{Loading, Model};
 use crate::moe::buffer::pool::Buffer;
@@ -32,7 +32,6 @@ use rank::{End, Rank};
 use std::io::{stdout, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-pub use summary::size;
 use summary::{Meterman, RankSummary, Run};
 pub use task::{Counted, Done, Figures, Place, Planned, Setup, Taken, Task};
 

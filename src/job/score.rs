@@ -1,6 +1,6 @@
 //! `sluice score`: log-probabilities of given texts, and perplexity.
 
-use super::run::{self, size, Done, Figures, Opened, Place, Planned, Setup, Taken, Task};
+use super::run::{self, Done, Figures, Opened, Place, Planned, Setup, Taken, Task};
 use super::words::Words;
 use crate::cli::exit::Exit;
 use crate::cli::score::Prefix as Before;
@@ -10,6 +10,7 @@ use crate::corpus::{Kind, Reading, Record, Scan};
 use crate::decode::score::{Costs, Finished, Plan, Request, Scorer, Scores, Settings, PORTION, PORTION_BUFFERED};
 use crate::decode::windows::{Cut, Prefix};
 use crate::device::Want;
+use crate::metrics::memory::size;
 use crate::metrics::perplexity::Sums;
 use crate::model::cache::Caches;
 use crate::model::Model;

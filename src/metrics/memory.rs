@@ -21,6 +21,16 @@ fn own(key: &str) -> u64 {
         * 1024
 }
 
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) if bytes < 10 * unit => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        Some((unit, name)) => format!("{:.0} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 /// A machine's memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Machine {
@@ -117,6 +127,14 @@ mod tests {
             (Some(32768), Some(16384))
         );
         assert_eq!(meminfo(info, "MemFree"), None);
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(
+            [size(5), size(2048), size(15 << 20), size(3 << 29)],
+            ["5 bytes", "2.0 KiB", "15 MiB", "1.5 GiB"]
+        );
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What to do about a file that can't be opened.
 const CURE: &str = "delete it: it will be made again";
@@ -25,7 +24,6 @@ pub struct PackedFile {
     layout: Layout,
     /// CRC-32 of each record with its padding.
     checksums: Vec<u32>,
-    bytes_read: AtomicU64,
 }
 
 impl PackedFile {
@@ -68,7 +66,6 @@ impl PackedFile {
                 file,
                 layout,
                 checksums,
-                bytes_read: AtomicU64::new(0),
             })),
             Header::Other(how) => {
                 log::debug!("{}: {how}: it will be replaced", path.display());
@@ -80,28 +77,6 @@ impl PackedFile {
     #[cfg(test)]
     pub(super) fn swap(&mut self, file: Direct) {
         self.file = file;
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// How many records there are.
-    pub fn records(&self) -> usize {
-        self.layout.records()
-    }
-
-    /// Bytes of a record, padding not counted.
-    ///
-    /// Panics if there is no such record.
-    pub fn length(&self, record: usize) -> usize {
-        self.layout.lengths[record]
-    }
-
-    /// Bytes of records read so far, with their padding.
-    pub fn bytes_read(&self) -> u64 {
-        self.bytes_read.load(Ordering::Relaxed)
     }
 
     /// Whether reads go past the page cache, as far as is known before the first one.
@@ -150,7 +125,6 @@ impl PackedFile {
             from += part.len() as u64;
             checksum.update(part);
         }
-        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         let (found, expected) = (checksum.finalize(), self.checksums[record]);
         if found != expected {
             let what = format!("the bytes are not those once written: checksum {found:08x}, expected {expected:08x}");

@@ -6,6 +6,7 @@ use super::pages::aligned;
 use super::temporary::{sweep, Temporary};
 use super::{padded, Pages};
 use crate::metrics::disk;
+use crate::metrics::memory::size;
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -188,14 +189,6 @@ fn open(path: &Path, access: Access) -> Result<Direct> {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
-}
-
-/// A size to be read.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_048_576 => format!("{bytes} bytes"),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-    }
 }
 
 /// Why the file is not begun.

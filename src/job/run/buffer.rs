@@ -2,10 +2,10 @@
 
 use super::packing;
 use super::plan::{dtype_name, Opened};
-use super::summary::size;
 use crate::checkpoint::packed as file;
 use crate::cli::buffer::{Budget, BufferArgs, Eviction, Prefetch, Share};
 use crate::comm::{agree, Comm};
+use crate::metrics::memory::size;
 use crate::model::packed::{self, PackedExperts, Packer};
 use crate::moe::buffer::link::Link;
 use crate::moe::buffer::pool::{Buffer, Plan};

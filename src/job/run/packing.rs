@@ -1,10 +1,10 @@
 //! The file of packed experts, made once by all ranks that share its folder.
 
-use super::summary::size;
 use crate::checkpoint::packed::{padded, Maker, PackedFile, Pages, Temporary};
 use crate::comm::crash::fail_point;
 use crate::comm::{agree, gather_texts, u64_at, Comm};
 use crate::metrics::host;
+use crate::metrics::memory::size;
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::path::Path;

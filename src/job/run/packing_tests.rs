@@ -13,7 +13,6 @@ fn fill(record: usize, into: &mut [u8]) {
 }
 
 fn check(file: &PackedFile, lengths: &[usize]) {
-    assert_eq!(file.records(), lengths.len());
     for (record, &length) in lengths.iter().enumerate() {
         let (mut into, mut expected) = (Pages::zeros(padded(length)), vec![0; length]);
         file.read(record, &mut into).unwrap();

@@ -4,7 +4,7 @@ use super::desk::Progress;
 use super::plan::dtype_name;
 use super::task::{Figures, Task};
 use crate::comm::{gather_texts, mpi, Comm};
-use crate::metrics::memory;
+use crate::metrics::memory::{self, size};
 use crate::moe::buffer::pool::Tally;
 use crate::moe::Context;
 use crate::results::Status;
@@ -390,16 +390,6 @@ fn hdf5_version() -> String {
     format!("{a}.{b}.{c}")
 }
 
-/// Bytes for people.
-pub fn size(bytes: u64) -> String {
-    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
-        Some((unit, name)) if bytes < 10 * unit => format!("{:.1} {name}", bytes as f64 / unit as f64),
-        Some((unit, name)) => format!("{:.0} {name}", bytes as f64 / unit as f64),
-        None => format!("{bytes} bytes"),
-    }
-}
-
 /// Seconds as h:mm:ss, short ones with a decimal.
 fn clock(seconds: f64) -> String {
     let s = seconds as u64;
@@ -453,10 +443,6 @@ mod tests {
 
     #[test]
     fn figures_for_people() {
-        assert_eq!(
-            [size(5), size(2048), size(15 << 20), size(3 << 29)],
-            ["5 bytes", "2.0 KiB", "15 MiB", "1.5 GiB"]
-        );
         assert_eq!(
             [clock(59.94), clock(60.0), clock(3725.9)],
             ["59.9 s", "0:01:00", "1:02:05"]

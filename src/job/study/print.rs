@@ -2,7 +2,7 @@
 
 use super::report::{Placed, Report, MIN};
 use crate::job::columns::aligned;
-use crate::job::run::size;
+use crate::metrics::memory::size;
 use anyhow::Result;
 use serde_json::{json, Value};
 use std::fmt::Write;

@@ -136,19 +136,6 @@ pub struct Visit {
     pub ahead: Vec<Load>,
 }
 
-/// What a residency has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Experts that visits needed.
-    pub accesses: u64,
-    /// Of them, those that were in a slot or on their way.
-    pub hits: u64,
-    /// Experts loaded, ahead or not.
-    pub loads: u64,
-    /// Of them, those loaded ahead.
-    pub ahead: u64,
-}
-
 /// The slots of one rank from visit to visit. The same visits give the same plans, on every machine.
 #[derive(Clone, Debug)]
 pub struct Residency {
@@ -164,7 +151,6 @@ pub struct Residency {
     /// Visits that needed each key.
     visits: Vec<u32>,
     pinned: Vec<bool>,
-    counts: Counts,
     /// Keys that a visit needs or that are worth fetching.
     keys: Vec<u32>,
 }
@@ -189,7 +175,6 @@ impl Residency {
             rows: vec![0; keys],
             visits: vec![0; keys],
             pinned: vec![false; keys],
-            counts: Counts::default(),
             keys: Vec::new(),
             eviction,
             slots,
@@ -197,7 +182,7 @@ impl Residency {
     }
 
     /// Loads for empty slots before the first visit: the first experts of every layer, those layers first that tokens go
-    /// through first. They are not counted.
+    /// through first.
     pub fn fill(&mut self, out: &mut Visit) {
         out.uses.clear();
         out.ahead.clear();
@@ -229,7 +214,7 @@ impl Residency {
         self.pin(layer);
         self.forecast.visit(pass, layer, rows);
         self.slots.turn.fill(NONE);
-        let (loads, keys, pinned) = (self.slots.loads, &self.keys, &self.pinned);
+        let (keys, pinned) = (&self.keys, &self.pinned);
         match self.eviction {
             Eviction::Lookahead => {
                 let forecast = &self.forecast;
@@ -253,10 +238,6 @@ impl Residency {
                 &mut out.uses,
             ),
         }
-        let loads = self.slots.loads - loads;
-        self.counts.accesses += out.uses.len() as u64;
-        self.counts.hits += out.uses.len() as u64 - loads;
-        self.counts.loads += loads;
     }
 
     /// Adds what is worth loading for the visit to come, `next`, beside the one just planned into `out`. `expected`: rows
@@ -301,8 +282,6 @@ impl Residency {
                 _ => break,
             }
         }
-        self.counts.loads += out.ahead.len() as u64;
-        self.counts.ahead += out.ahead.len() as u64;
     }
 
     /// The visit that most likely follows.
@@ -313,11 +292,6 @@ impl Residency {
     /// Slots of all layers together.
     pub fn slots(&self) -> usize {
         self.slots.held.len()
-    }
-
-    /// What was done so far.
-    pub fn counts(&self) -> Counts {
-        self.counts
     }
 
     /// Layer and expert (among the rank's of the layer) in each slot, or on its way there, `[slots]`.

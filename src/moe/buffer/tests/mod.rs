@@ -183,7 +183,6 @@ fn every_visit_can_be_carried_out() {
                 let mut residency = Residency::new(trace.shelf.clone(), slots, eviction, scope, pin);
                 assert!(residency.slots() <= slots.max(scope.least(&trace.shelf)));
                 let (mut twin, mut visit) = (Slots::new(residency.slots()), Visit::default());
-                let (mut accesses, mut loads, mut early) = (0, 0, 0);
                 residency.fill(&mut visit);
                 assert!(visit.uses.is_empty() && visit.ahead.iter().all(|load| load.after.is_none()));
                 assert_eq!(visit.ahead.len(), residency.slots().min(all), "{eviction:?} {scope:?}");
@@ -208,13 +207,7 @@ fn every_visit_can_be_carried_out() {
                     }
                     twin.follow(*layer, rows, &visit);
                     assert!(residency.resident().eq(twin.held()));
-                    accesses += visit.uses.len() as u64;
-                    early += visit.ahead.len() as u64;
-                    loads += visit.uses.iter().filter(|u| u.load.is_some()).count() as u64;
                 }
-                let counts = residency.counts();
-                assert_eq!((counts.accesses, counts.hits), (accesses, accesses - loads));
-                assert_eq!((counts.loads, counts.ahead), (loads + early, early));
             }
         }
     }
@@ -297,5 +290,4 @@ fn only_what_is_likely_is_fetched_ahead() {
     assert!(residency.resident().any(|held| held == Some((0, 0))));
     residency.visit(Encode, 0, &[1, 0, 0, 3], &mut visit);
     assert!(visit.uses.iter().all(|u| u.load.is_none()));
-    assert_eq!(residency.counts().ahead, 1);
 }
